@@ -1,0 +1,1 @@
+"""Into ONNX, from torch modules and QCFS networks; the converter never imports this package."""

@@ -1,0 +1,1 @@
+"""Small networks with their training recipes and trained checkpoints; see README.md."""
