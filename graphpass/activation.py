@@ -1,0 +1,66 @@
+"""What an activation is: the nodes that can become neurons, and their parameters."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphpass import dialect, editing
+
+_UNBOUNDED = float(np.finfo(np.float32).max)  # what exporters write for "no bound"
+
+
+def bounds(node: gs.Node) -> tuple[float, float] | None:
+    """The interval that a Relu, Clip, Max or Min keeps its input in.
+
+    None for other nodes and where a bound is not one constant number. Bounds may be
+    attributes (opset < 11), scalars, of shape [1], or left out.
+    """
+    if editing.is_standard(node, "Relu"):
+        return 0.0, math.inf
+    if editing.is_standard(node, "Clip"):
+        low = _bound(node, "min", 1, -math.inf)
+        high = _bound(node, "max", 2, math.inf)
+        return None if low is None or high is None else (low, high)
+    if editing.is_standard(node, "Max", "Min") and len(node.inputs) == 2:
+        limits = [editing.scalar(tensor) for tensor in node.inputs]
+        known = [limit for limit in limits if limit is not None]
+        if len(known) == 1:
+            return (known[0], math.inf) if node.op == "Max" else (-math.inf, known[0])
+    return None
+
+
+def _bound(node: gs.Node, name: str, index: int, default: float) -> float | None:
+    if name in node.attrs:
+        value: float | None = float(node.attrs[name])
+    elif (tensor := editing.present(node.inputs, index)) is not None:
+        value = editing.scalar(tensor)
+    else:
+        return default
+    if value is not None and abs(value) >= _UNBOUNDED:
+        return math.copysign(math.inf, value)
+    return value
+
+
+def upper_bound(node: gs.Node) -> float | None:
+    """The bound c of a normalised Clip(0, c); None for Relu."""
+    interval = bounds(node)
+    return interval[1] if interval and node.op == "Clip" else None
+
+
+def is_convertible(node: gs.Node) -> bool:
+    """Is it a normalised Relu, Clip(0, c), QCFS, or what a later stage made of one?"""
+    if editing.is_dialect(node, *dialect.NEURONS):
+        return True
+    interval = bounds(node)
+    return editing.is_standard(node, "Relu", "Clip") and interval is not None and interval[0] == 0.0
+
+
+def channel_count(tensor: gs.Tensor, channel_axis: int | None) -> int:
+    """Number of channels of a tensor; 1 where the axis or its size is not known."""
+    if channel_axis is None or not tensor.shape or channel_axis >= len(tensor.shape):
+        return 1
+    size = tensor.shape[channel_axis]
+    return size if isinstance(size, int) else 1

@@ -1,0 +1,78 @@
+"""Thresholds of unbounded activations: the largest current of each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphpass.calibration import statistics
+from graphpass.model import Model, to_proto
+from graphpass.timeflow import TimeFlow
+from graphpass_runtime.data import Dataset
+from graphpass_runtime.session import Session
+
+Progress = Callable[[int], None]
+OpenSession = Callable[[bytes], Session]
+
+
+def record_maximum(
+    model: Model,
+    names: Collection[str],
+    flow: TimeFlow,
+    data: Dataset,
+    *,
+    batch: int,
+    open_session: OpenSession,
+    progress: Progress,
+) -> dict[str, NDArray[np.float32]]:
+    """Running maximum of each channel over batch and space, in one pass of the ANN.
+
+    The paper records with the clip at the threshold so far already active. Since the
+    threshold is raised before the clip, the clip never cuts anything, and the result is
+    the maximum that the plain ANN reaches.
+
+    Args:
+        model: stage 0.
+        names: the Relus to record.
+        flow: time types, for the channel axes.
+        data: calibration data.
+        batch: samples per run.
+        open_session: how to run a graph.
+        progress: told the number of samples after each batch.
+
+    Returns:
+        Activation name -> float32 ``[C]``, or ``[1]`` where the channel axis is lost.
+    """
+    proto = to_proto(model)
+    outputs = {}
+    nodes = list(proto.graph.node)
+    for name in names:
+        outputs[name] = f"{name}/maximum"
+        nodes += statistics.reduce_to_channels(
+            "ReduceMax",
+            name,
+            outputs[name],
+            rank=len(flow.shapes[name]),
+            channel_axis=flow.types[name].channel_axis,
+            opset=model.opset,
+        )
+        statistics.add_output(proto, outputs[name])
+    statistics.insert(proto, nodes)
+    session = open_session(proto.SerializeToString())
+    maxima: dict[str, NDArray[np.float32]] = {}
+    for step in _batches(data, batch, progress):
+        found = session.run(step, list(outputs.values()))
+        for name, output in outputs.items():
+            seen = maxima.get(name)
+            maxima[name] = found[output] if seen is None else np.maximum(seen, found[output])
+    return maxima
+
+
+def _batches(
+    data: Dataset, size: int, progress: Progress
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    for batch in data.batches(size):
+        yield batch.feeds
+        progress(len(next(iter(batch.feeds.values()))))

@@ -1,0 +1,102 @@
+"""Questions and edits on the graph that several passes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import dialect
+from graphpass.model import Model
+
+
+def is_standard(node: gs.Node, *ops: str) -> bool:
+    """Is it one of these operators of the standard ONNX domain?"""
+    return node.op in ops and node.domain in (None, "", "ai.onnx")
+
+
+def is_dialect(node: gs.Node, *ops: str) -> bool:
+    """Is it one of these functions of the graphpass domain?"""
+    return node.domain == dialect.DOMAIN and node.op in ops
+
+
+def describe(node: gs.Node) -> str:
+    """How an error names a node: operator and, since names may be empty, first output."""
+    output = node.outputs[0].name if node.outputs else "?"
+    return f"{node.op} node '{node.name or output}'"
+
+
+def present(tensors: list[gs.Tensor], index: int) -> gs.Tensor | None:
+    """The optional input or output at `index`; None when it is left out."""
+    if index >= len(tensors) or tensors[index].is_empty():
+        return None
+    return tensors[index]
+
+
+def values(tensor: gs.Tensor | None) -> NDArray[Any] | None:
+    """The values of a constant tensor; None for anything else."""
+    return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
+
+
+def scalar(tensor: gs.Tensor | None) -> float | None:
+    """The value of a constant that holds one number, whatever its rank; else None."""
+    array = values(tensor)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def single_consumer(model: Model, tensor: gs.Tensor) -> gs.Node | None:
+    """The only reader of a tensor; None when there are several, or it is an output."""
+    if len(tensor.outputs) != 1 or is_output(model, tensor):
+        return None
+    node: gs.Node = tensor.outputs[0]
+    return node
+
+
+def is_output(model: Model, tensor: gs.Tensor) -> bool:
+    """Is the tensor one of the graph's outputs?"""
+    return any(tensor is output for output in model.graph.outputs)
+
+
+def redirect(model: Model, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let everything that read `old` read `new`.
+
+    A graph output keeps its name: there, `new` takes the name of `old`.
+    """
+    for node in list(old.outputs):
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[index] = new
+    for index, output in enumerate(model.graph.outputs):
+        if output is old:
+            name, dtype, shape = old.name, old.dtype, old.shape
+            old.name = fresh_name(model, f"{name}/replaced")
+            new.name, new.dtype, new.shape = name, dtype, shape
+            model.graph.outputs[index] = new
+
+
+def detach(node: gs.Node) -> None:
+    """Take a node out of the data flow; the next cleanup removes it."""
+    node.inputs.clear()
+    node.outputs.clear()
+
+
+def fresh_name(model: Model, base: str) -> str:
+    """`base`, or `base` with a number, whichever no tensor has yet."""
+    taken = model.graph.tensors()
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}_{count}"
+    return name
+
+
+def constant(model: Model, base: str, array: NDArray[Any]) -> gs.Constant:
+    """A new initializer. Existing ones are never edited: they may be shared."""
+    return gs.Constant(fresh_name(model, base), values=np.asarray(array, order="C"))
+
+
+def tidy(model: Model) -> None:
+    """Remove what no output needs any more and restore topological order."""
+    model.graph.cleanup(remove_unused_graph_inputs=False).toposort()

@@ -1,0 +1,307 @@
+"""Loading and saving: the only place where ONNX files become graphs and back.
+
+Passes edit an onnx-graphsurgeon graph. A round trip through graphsurgeon loses
+metadata, documentation strings and more, so `Model` carries what would be lost
+and this module puts it back, with IR version and opset set explicitly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+import onnx.external_data_helper
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from graphpass import dialect
+from graphpass_runtime.errors import ModelError, OutputError
+from graphpass_runtime.metadata import PREFIX, FileRecord
+
+log = logging.getLogger(__name__)
+
+# Graphsurgeon prints its own running commentary; ours is the verdict table.
+G_LOGGER.severity = G_LOGGER.CRITICAL
+
+_OLDEST_IR_WITH_FUNCTIONS, _NEWEST_IR = 8, 13  # the newest that ONNX Runtime 1.31 loads
+_OLDEST_OPSET, _NEWEST_OPSET = 8, 26  # broadcast Min and Max; what ONNX Runtime 1.31 loads
+_SMALL_BYTES = 1024
+
+
+@dataclass
+class NodeNotes:
+    """What graphsurgeon drops from a node: its documentation and metadata."""
+
+    doc_string: str
+    metadata: dict[str, str]
+
+
+@dataclass
+class Model:
+    """An ONNX model under conversion.
+
+    Attributes:
+        graph: the editing view, sorted topologically.
+        record: what the file says about itself; None for a foreign ANN.
+        name: what to call the model in errors (a file name, never a full path).
+        props: the metadata entries that are not graphpass's own, kept as they are.
+        header: model-level fields that the editing view has no place for.
+        notes: per node, by the name of its first output, what would be lost.
+    """
+
+    graph: gs.Graph
+    record: FileRecord | None = None
+    name: str = "model"
+    props: dict[str, str] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, NodeNotes] = field(default_factory=dict)
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return int(self.graph.opset)
+
+    def note(self, **changes: Any) -> None:
+        """Replace fields of the record, which must exist."""
+        assert self.record is not None, "the record starts with stage 0"
+        self.record = replace(self.record, **changes)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read an ONNX file, external data included.
+
+    Raises:
+        ModelError: the file is missing, is not ONNX, is cut short, wants data that
+            is not there, or uses an opset or IR version outside what is supported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError("no such file", where=str(path), remedy="check the path")
+    try:
+        proto = onnx.load(str(path))
+    except DecodeError as error:
+        raise ModelError(
+            "not an ONNX file, or cut short",
+            where=str(path),
+            remedy="export or download the model again",
+        ) from error
+    except (FileNotFoundError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"external data cannot be read ({_first_line(error)})",
+            where=str(path),
+            remedy="put the data file beside the model, under the name it was saved with",
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot be read ({_first_line(error)})", where=str(path)) from error
+    return from_proto(proto, name=path.name)
+
+
+def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
+    """Take a loaded protobuf into the editing view. The protobuf is used up.
+
+    Raises:
+        ModelError: there is no graph, or the opset is not supported.
+    """
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(
+            "holds no graph with nodes and outputs", where=name, remedy="is it an ONNX model?"
+        )
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if not _OLDEST_OPSET <= opset <= _NEWEST_OPSET:
+        raise ModelError(
+            f"opset {opset} is outside {_OLDEST_OPSET}..{_NEWEST_OPSET}",
+            where=name,
+            remedy="export the model again with an opset in this range",
+        )
+    proto = _without_functions(proto)
+    props = {p.key: p.value for p in proto.metadata_props}
+    notes = {
+        node.output[0]: NodeNotes(
+            node.doc_string, {p.key: p.value for p in node.metadata_props}
+        )
+        for node in proto.graph.node
+        if node.output and (node.doc_string or node.metadata_props)
+    }
+    # Before IR 4 every initializer is listed as an input too; a weight that a
+    # caller may replace at run time cannot be compiled.
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    try:
+        graph = gs.import_onnx(proto)
+        graph.toposort()
+    except Exception as error:  # graphsurgeon raises bare Exception subclasses of its own
+        raise ModelError(f"graph cannot be read ({_first_line(error)})", where=name) from error
+    return Model(
+        graph=graph,
+        record=FileRecord.from_props(props, where=name),
+        name=name,
+        props={k: v for k, v in props.items() if not k.startswith(PREFIX)},
+        header={
+            "model_version": proto.model_version,
+            "domain": proto.domain,
+            "doc_string": proto.doc_string,
+            "ir_version": proto.ir_version,
+        },
+        notes=notes,
+    )
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as protobuf: functions of the dialect, metadata and notes attached."""
+    graph = model.graph
+    functions = dialect.functions(
+        {node.op for node in graph.nodes if node.domain == dialect.DOMAIN}, model.opset
+    )
+    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    proto.functions.extend(functions)
+    for key in ("model_version", "domain", "doc_string"):
+        if value := model.header.get(key):
+            setattr(proto, key, value)
+    oldest = _OLDEST_IR_WITH_FUNCTIONS if functions else 4  # 4: weights need not be inputs
+    proto.ir_version = min(max(model.header.get("ir_version", 0), oldest), _NEWEST_IR)
+    own = model.record.to_props() if model.record else {}
+    for key, value in {**model.props, **own}.items():
+        proto.metadata_props.add(key=key, value=value)
+    for node in proto.graph.node:
+        if node.output and (notes := model.notes.get(node.output[0])):
+            node.doc_string = notes.doc_string
+            for key, value in notes.metadata.items():
+                node.metadata_props.add(key=key, value=value)
+    return proto
+
+
+def to_bytes(model: Model) -> bytes:
+    """The model as an ONNX file's content; same model, same bytes."""
+    content: bytes = to_proto(model).SerializeToString(deterministic=True)
+    return content
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write the model; a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    content = to_bytes(model)
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only when the block ends without error.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written.
+    """
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror})",
+            where=str(path),
+            remedy="choose a folder that exists and that you may write to",
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot be written ({error.strerror})", where=str(path), remedy="choose another path"
+        ) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def infer_shapes(model: Model) -> None:
+    """Fill in dtype and shape of every tensor that ONNX's type inference can find.
+
+    Weights of more than a kilobyte are left out of what the inference sees, so
+    that the cost does not depend on the size of the model. Where the inference
+    fails the graph stays as it is: a rule that needs a shape then refuses.
+    """
+    graph = model.graph
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor not in graph.inputs:
+            if tensor not in graph.outputs:
+                tensor.shape = None
+    proto = _without_weights(to_proto(model))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        log.warning("%s: shape inference failed: %s", model.name, _first_line(error))
+        return
+    known: Mapping[str, gs.Tensor] = graph.tensors()
+    for value in inferred.graph.value_info:
+        tensor = known.get(value.name)
+        if isinstance(tensor, gs.Variable) and value.type.HasField("tensor_type"):
+            tensor.dtype = _numpy_dtype(value.type.tensor_type.elem_type)
+            tensor.shape = _dims(value.type.tensor_type)
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    kept = []
+    for weight in proto.graph.initializer:
+        if weight.ByteSize() <= _SMALL_BYTES:
+            kept.append(weight)
+        else:
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            )
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return proto
+
+
+def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Inline the model's own functions; graphpass's are written anew when saving."""
+    foreign = [(f.domain, f.name) for f in proto.functions if f.domain != dialect.DOMAIN]
+    kept = [f for f in proto.functions if f.domain != dialect.DOMAIN]
+    del proto.functions[:]
+    proto.functions.extend(kept)
+    return onnx.inliner.inline_selected_functions(proto, foreign) if foreign else proto
+
+
+def _dims(tensor_type: onnx.TypeProto.Tensor) -> list[int | str | None] | None:
+    if not tensor_type.HasField("shape"):
+        return None
+    return [
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
+        for d in tensor_type.shape.dim
+    ]
+
+
+def _numpy_dtype(elem_type: int) -> Any:
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    except KeyError:
+        return None
+
+
+def _umask() -> int:
+    # The umask can only be read by setting it; mkstemp ignores it, a normal file does not.
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

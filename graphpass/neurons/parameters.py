@@ -1,0 +1,53 @@
+"""How a neuron's per-channel parameters stand beside the tensor they apply to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import editing
+from graphpass.model import Model
+from graphpass_runtime.metadata import Neuron
+
+# A channel that never fired while thresholds were recorded has threshold 0, which the
+# neuron divides by. This fraction of the layer's largest threshold is far below any
+# step of it, so such a channel stays silent in effect.
+_SMALLEST = 2.0**-20
+
+
+def beside(array: NDArray[Any], rank: int, channel_axis: int | None) -> NDArray[Any]:
+    """`[C]` in the shape that broadcasts against a tensor: `[C, 1, ...]`, or a scalar."""
+    if channel_axis is None or array.size == 1:
+        return array.reshape(())
+    return array.reshape(-1, *[1] * (rank - 1 - channel_axis))
+
+
+def guarded(threshold: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Thresholds with dead channels lifted above zero."""
+    largest = float(threshold.max(initial=0.0)) or 1.0
+    return np.maximum(threshold, np.float32(largest * _SMALLEST)).astype(np.float32)
+
+
+def inputs(model: Model, neuron: Neuron, current: gs.Tensor) -> list[gs.Tensor]:
+    """x, threshold, shift, amplitude and levels: the inputs every neuron function starts with."""
+    rank = len(current.shape)
+
+    def parameter(name: str, array: NDArray[Any]) -> gs.Constant:
+        shaped = beside(array, rank, neuron.channel_axis)
+        return editing.constant(model, f"{neuron.name}/{name}", shaped)
+
+    return [
+        current,
+        parameter("threshold", neuron.threshold),
+        parameter("shift", neuron.shift),
+        parameter("amplitude", neuron.amplitude),
+        editing.constant(model, f"{neuron.name}/levels", np.array(neuron.levels, np.float32)),
+    ]
+
+
+def outputs(neuron: Neuron, output: gs.Tensor) -> list[gs.Tensor]:
+    """y, membrane potential and spikes: the outputs every neuron function has."""
+    return [output, gs.Variable(neuron.potential), gs.Variable(neuron.spikes)]

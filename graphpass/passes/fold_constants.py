@@ -1,0 +1,48 @@
+"""Constants become initializers, and nodes that do nothing go away."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from graphpass import editing
+from graphpass.model import Model
+from graphpass.passes.base import Pass
+
+_LARGEST_BYTES = 1 << 28  # a file of a few bytes may ask for a constant of any size
+
+
+class FoldConstants(Pass):
+    """Compute what depends on constants alone; drop Identity and Dropout.
+
+    Names of graph inputs and outputs are kept. Weights that several nodes share
+    stay shared. Constants of more than 256 MiB are left to be computed at run time.
+    """
+
+    def apply(self, model: Model) -> int:
+        """Bypass first: an Identity may stand between a weight and its reader."""
+        bypassed = sum(_try_bypass(model, node) for node in model.graph.nodes)
+        before = len(model.graph.nodes)
+        model.graph.fold_constants(size_threshold=_LARGEST_BYTES, should_exclude_node=_is_random)
+        editing.tidy(model)
+        return bypassed + before - len(model.graph.nodes)
+
+
+def _try_bypass(model: Model, node: gs.Node) -> bool:
+    """Connect the readers of an Identity or a Dropout in inference mode to its input."""
+    if not editing.is_standard(node, "Identity", "Dropout"):
+        return False
+    if editing.present(node.inputs, 2) is not None:  # Dropout with a training_mode input
+        return False
+    source, output = node.inputs[0], node.outputs[0]
+    if editing.present(node.outputs, 1) is not None:  # the mask of a Dropout is read
+        return False
+    named = any(source is tensor for tensor in [*model.graph.inputs, *model.graph.outputs])
+    if editing.is_output(model, output) and (named or isinstance(source, gs.Constant)):
+        return False  # both names are part of the interface
+    editing.detach(node)
+    editing.redirect(model, output, source)
+    return True
+
+
+def _is_random(node: gs.Node) -> bool:
+    return str(node.op).startswith(("Random", "Bernoulli", "Multinomial"))

@@ -1,0 +1,67 @@
+"""Stage 2: every bounded activation gets T levels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import dialect, editing
+from graphpass.activation import channel_count
+from graphpass.model import Model
+from graphpass.neurons import Neuron, counted
+from graphpass.passes.base import Pass
+from graphpass.timeflow import TimeFlow
+
+
+class QuantiseActivations(Pass):
+    """ClipReLU and QCFS become DA-QCFS at T levels: shift 0, amplitude theta/T.
+
+    This is where the Neuron records begin. At T = the trained levels of a QCFS the
+    layer is the same function.
+    """
+
+    def __init__(self, names: Collection[str], flow: TimeFlow, levels: int) -> None:
+        """Take the activations to quantise, time types for their axes, and T."""
+        self._names = frozenset(names)
+        self._flow = flow
+        self._levels = levels
+
+    def apply(self, model: Model) -> int:
+        """One record for each, in topological order."""
+        made = []
+        for node in model.graph.nodes:
+            named = node.outputs and node.outputs[0].name in self._names
+            if named and editing.is_dialect(node, dialect.CLIP_RELU, dialect.QCFS):
+                neuron = self._record(node)
+                counted.build_daqcfs(model, node, neuron)
+                made.append(neuron)
+        if made:
+            model.note(neurons=tuple(made), steps=self._levels)
+        return len(made)
+
+    def _record(self, node: gs.Node) -> Neuron:
+        source = node.inputs[0]
+        kind = self._flow.types[source.name]
+        count = channel_count(source, kind.channel_axis)
+        trained = editing.scalar(node.inputs[2]) if node.op == dialect.QCFS else None
+        threshold = _per_channel(np.asarray(editing.values(node.inputs[1])), count)
+        assert kind.batch_axis is not None, "time flow refuses neurons without a batch"
+        return Neuron(
+            name=node.outputs[0].name,
+            threshold=threshold,
+            shift=np.zeros_like(threshold),
+            amplitude=(threshold / np.float32(self._levels)).astype(np.float32),
+            levels=self._levels,
+            channel_axis=kind.channel_axis if count > 1 else None,
+            batch_axis=kind.batch_axis,
+            trained_levels=None if trained is None else round(trained),
+        )
+
+
+def _per_channel(threshold: NDArray[Any], channels: int) -> NDArray[np.float32]:
+    flat = threshold.astype(np.float32).ravel()
+    return np.repeat(flat, channels) if flat.size == 1 else flat

@@ -1,0 +1,169 @@
+"""The quantisation-clip-floor-shift activation, however an exporter spelt it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import dialect, editing
+from graphpass.activation import bounds
+from graphpass.model import Model
+from graphpass.passes.base import Pass
+
+_RELATIVE = 1e-5  # exporters fold constants in float32
+_LONGEST = 6  # nodes on either side of the Floor
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """gain * x + offset, kept within [low, high]; all broadcastable arrays."""
+
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    low: float | NDArray[np.float64] = -math.inf
+    high: float | NDArray[np.float64] = math.inf
+
+    def then(self, node: gs.Node) -> _Affine | None:
+        """The same followed by a node; None when that is no step of a QCFS."""
+        if (interval := bounds(node)) is not None:
+            low, high = np.clip(interval, np.max(self.low), np.min(self.high))
+            return replace(self, low=low, high=high)
+        factor, summand = _step(node)
+        if factor is None or summand is None or np.any(factor <= 0):
+            return None
+        return _Affine(
+            self.gain * factor,
+            self.offset * factor + summand,
+            self.low * factor + summand,
+            self.high * factor + summand,
+        )
+
+
+_IDENTITY = _Affine(np.ones(()), np.zeros(()))
+
+
+def _step(node: gs.Node) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """(factor, summand) of Mul, Div, Add or Sub by a constant, else (None, None)."""
+    if not editing.is_standard(node, "Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
+        return None, None
+    where = [i for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant)]
+    if len(where) != 1 or (node.op in ("Div", "Sub") and where != [1]):
+        return None, None
+    value = np.asarray(node.inputs[where[0]].values, np.float64)
+    zero, one = np.zeros(()), np.ones(())
+    with np.errstate(divide="ignore"):
+        return {
+            "Mul": (value, zero),
+            "Div": (1.0 / value, zero),
+            "Add": (one, value),
+            "Sub": (one, -value),
+        }[node.op]
+
+
+class RecogniseQCFS(Pass):
+    """Replace the nodes of a QCFS by one `graphpass::QCFS`.
+
+    Whatever stands around a Floor is composed into u = gain x + offset before it and
+    y = scale n after it; it is a QCFS (eq. 5 of the paper) when n is kept within 0..T,
+    offset = 1/2 and scale = 1/gain = theta/T. The shortest such chain is taken, so
+    that factors that belong to the net around it stay.
+    """
+
+    def apply(self, model: Model) -> int:
+        """One Floor, one candidate."""
+        floors = [n for n in model.graph.nodes if editing.is_standard(n, "Floor")]
+        return sum(_try_recognise(model, node) for node in floors)
+
+
+def _try_recognise(model: Model, floor: gs.Node) -> bool:
+    for before in _chains_before(model, floor):
+        charge = _compose(_IDENTITY, before)
+        if charge is None:
+            continue
+        emit: _Affine | None = _Affine(
+            np.ones(()), np.zeros(()), np.floor(charge.low), np.floor(charge.high)
+        )
+        chain = [*before, floor]
+        for node in _nodes_after(model, floor):
+            emit = None if emit is None else emit.then(node)
+            if emit is None:
+                break
+            chain.append(node)
+            if (match := _match(charge, emit)) is not None:
+                _replace(model, chain, *match)
+                return True
+    return False
+
+
+def _chains_before(model: Model, floor: gs.Node) -> Iterator[list[gs.Node]]:
+    """Runs of nodes that end at the Floor's input, shortest first."""
+    chain: list[gs.Node] = []
+    tensor = floor.inputs[0]
+    while len(tensor.inputs) == 1 and len(chain) < _LONGEST:
+        node = tensor.inputs[0]
+        if editing.single_consumer(model, tensor) is None:
+            return
+        if bounds(node) is None and _step(node)[0] is None:
+            return
+        chain.insert(0, node)
+        yield list(chain)
+        tensor = _variable_input(node)
+
+
+def _nodes_after(model: Model, floor: gs.Node) -> Iterator[gs.Node]:
+    tensor = floor.outputs[0]
+    for _ in range(_LONGEST):
+        node = editing.single_consumer(model, tensor)
+        if node is None or len(node.outputs) != 1:
+            return
+        yield node
+        tensor = node.outputs[0]
+
+
+def _variable_input(node: gs.Node) -> gs.Tensor:
+    return next(t for t in node.inputs if not isinstance(t, gs.Constant))
+
+
+def _compose(start: _Affine, nodes: list[gs.Node]) -> _Affine | None:
+    result: _Affine | None = start
+    for node in nodes:
+        result = None if result is None else result.then(node)
+    return result
+
+
+def _match(charge: _Affine, emit: _Affine) -> tuple[NDArray[Any], int] | None:
+    """(theta, levels) when the composition is a QCFS."""
+    if not np.all(np.isfinite(emit.high)) or np.any(emit.low) or np.any(emit.offset):
+        return None
+    levels = emit.high / emit.gain
+    count = round(float(np.max(levels)))
+    if count < 1 or not np.allclose(levels, count, rtol=_RELATIVE):
+        return None
+    half = np.allclose(charge.offset, 0.5, rtol=_RELATIVE)
+    same = np.allclose(charge.gain * emit.gain, 1.0, rtol=_RELATIVE)
+    return (count / charge.gain, count) if half and same else None
+
+
+def _replace(model: Model, chain: list[gs.Node], theta: NDArray[Any], levels: int) -> None:
+    source, output = _variable_input(chain[0]), chain[-1].outputs[0]
+    for node in chain:
+        editing.detach(node)
+    model.graph.nodes.append(
+        gs.Node(
+            dialect.QCFS,
+            name=output.name,
+            domain=dialect.DOMAIN,
+            inputs=[
+                source,
+                editing.constant(model, f"{output.name}/threshold", theta.astype(np.float32)),
+                editing.constant(model, f"{output.name}/levels", np.float32(levels).reshape(())),
+            ],
+            outputs=[output],
+        )
+    )

@@ -1,0 +1,253 @@
+"""Conversion from end to end: the stages in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphpass import stages
+from graphpass.calibration.thresholds import Progress
+from graphpass.model import Model, load, save, to_bytes
+from graphpass.neurons import FORMS
+from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
+from graphpass_runtime.data import Dataset, open_data
+from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
+from graphpass_runtime.metadata import FileRecord, Stage
+from graphpass_runtime.preprocess import Preprocess
+from graphpass_runtime.session import Session
+
+PathLike = str | os.PathLike[str]
+Data = PathLike | Iterable[Mapping[str, Any]]
+
+CALIBRATIONS = ("paper", "none")
+FIRST_ACTIVATIONS = ("analog", "spiking")
+LARGEST_T = 1024
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        output: path of the SNN.
+        record: what the SNN says about itself.
+        activations: the verdict on every activation.
+    """
+
+    output: str
+    record: FileRecord
+    activations: tuple[Activation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "output": self.output,
+            "steps": self.record.steps,
+            "form": self.record.form,
+            "calibration": dict(self.record.calibration),
+            "activations": [activation.to_json() for activation in self.activations],
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert; see `convert` for the meaning of each."""
+
+    steps: int | None = None
+    data: Data | None = None
+    samples: int | None = None
+    calib_batch: int = 10
+    passes: int = 1
+    preprocess: Preprocess | None = None
+    form: str = "matmul"
+    calibrate: str = "paper"
+    first_activation: str = "analog"
+    keep: Collection[str] = ()
+    stages: PathLike | None = None
+    provider: str = "auto"
+    threads: int | None = None
+    progress: Progress = lambda _: None
+
+    def check(self) -> None:
+        """Raise OptionError for values that make no sense whatever the model."""
+        if self.steps is not None and not 1 <= self.steps <= LARGEST_T:
+            raise OptionError(f"T = {self.steps} time-steps", remedy=f"use 1 to {LARGEST_T}")
+        for name, value in (("calib-batch", self.calib_batch), ("passes", self.passes)):
+            if value < 1:
+                raise OptionError(f"{name} is {value}", remedy="use 1 or more")
+        for name, text, known in (
+            ("form", self.form, tuple(FORMS)),
+            ("calibrate", self.calibrate, CALIBRATIONS),
+            ("first-activation", self.first_activation, FIRST_ACTIVATIONS),
+        ):
+            if text not in known:
+                raise OptionError(f"{name} '{text}' is unknown", remedy=f"use {' or '.join(known)}")
+
+
+def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
+    """Convert an ANN, or carry on from a stage file, and write the SNN.
+
+    Args:
+        ann: an ONNX file, or a file of ``--stages``.
+        output: where the SNN goes; it appears whole or not at all.
+        **options: fields of `Options`:
+
+            steps: number of time-steps T, 1 to 1024; a stage file may have it already.
+            data: calibration data: a path that `graphpass_runtime.data.open_data` reads, or
+                an iterable of input dicts. Needed only where something must be measured.
+            samples: use this many samples, spread evenly over the data.
+            calib_batch: samples per calibration batch. The paper's rule depends on it.
+            passes: how often the paper's rule goes through the data.
+            preprocess: how images become inputs; by default what the model's metadata or
+                its sidecar file says.
+            form: ``matmul`` (explicit trains, as in the paper) or ``counts``.
+            calibrate: ``paper`` (running means) or ``none``.
+            first_activation: ``analog`` or ``spiking``.
+            keep: names of activations that stay analog.
+            stages: folder for the stage files 0 to 4.
+            provider: what calibration runs on: ``auto``, ``cpu`` or ``cuda``.
+            threads: threads for calibration.
+            progress: told the number of samples after each calibration batch.
+
+    Raises:
+        GraphpassError: bad input of any kind; nothing is written then.
+        RefusedConversion: the network cannot be converted exactly; carries the plan.
+    """
+    chosen = Options(**options)
+    chosen.check()
+    _check_writable(output)
+    model = load(ann)
+    start = model.record.stage if model.record else None
+    if start is Stage.SPIKING:
+        raise ModelError("is an SNN already", where=model.name, remedy="give the ANN, or a stage file")
+    run = _Run(ann, model, chosen)
+    if start is None:
+        stages.normalise(model, run.preprocess_config())
+        run.keep_stage()
+    if start in (None, Stage.NORMALISED):
+        plan = plan_conversion(model, chosen.keep, chosen.first_activation)
+        run.need_steps()
+        stages.bound(model, plan, run.measuring(stages.unbounded(model, plan.converted)))
+        run.keep_stage()
+    if start in (None, Stage.NORMALISED, Stage.CLIP):
+        stages.quantise(model, run.need_steps())
+        run.keep_stage()
+    if start is not Stage.CALIBRATED:
+        wanted = chosen.calibrate == "paper" and not stages.lossless(model)
+        stages.calibrate(model, chosen.calibrate if wanted else "none", run.measuring(wanted))
+        run.keep_stage()
+    run.check_same_steps()
+    stages.emit(model, chosen.form)
+    run.keep_stage()
+    save(model, output)
+    return run.result(output)
+
+
+def plan_conversion(
+    model: Model, keep: Collection[str] = (), first_activation: str = "analog"
+) -> Plan:
+    """The plan of a normalised model.
+
+    Raises:
+        RefusedConversion: some node stands in the way.
+    """
+    plan = make_plan(model, keep=keep, first_activation=first_activation)
+    if plan.refused:
+        raise RefusedConversion(plan, where=model.name)
+    return plan
+
+
+class _Run:
+    """One conversion: the options, and what is opened only when it is needed."""
+
+    def __init__(self, ann: PathLike, model: Model, options: Options) -> None:
+        self._ann = ann
+        self._model = model
+        self._options = options
+        self._data: Dataset | None = None
+
+    def preprocess_config(self) -> dict[str, Any] | None:
+        """Preprocessing to carry in the file: the option, else the sidecar."""
+        known = self._options.preprocess or Preprocess.sidecar(self._ann)
+        return None if known is None else dict(known.to_config())
+
+    def need_steps(self) -> int:
+        """T, from the options or the stage file."""
+        steps = self._options.steps or (self._model.record and self._model.record.steps)
+        if not steps:
+            raise OptionError("no number of time-steps", remedy="give --steps T")
+        return int(steps)
+
+    def check_same_steps(self) -> None:
+        """A stage file from stage 2 on is made for one T."""
+        record = self._model.record
+        if record and self._options.steps not in (None, record.steps):
+            raise OptionError(
+                f"the stage file is made for T = {record.steps}, not {self._options.steps}",
+                remedy="carry on from 1-clip.onnx, or leave --steps out",
+            )
+
+    def measuring(self, wanted: object) -> stages.Measuring | None:
+        """Data and sessions, if there is something to measure."""
+        if not wanted:
+            return None
+        chosen = self._options
+        if chosen.data is None:
+            names = wanted if isinstance(wanted, list) else []
+            what = f"the thresholds of {len(names)} Relu" if names else "--calibrate paper"
+            raise DataError(
+                f"calibration data is needed for {what}",
+                where=self._model.name,
+                remedy="give --data" + ("" if names else ", or --calibrate none"),
+            )
+        if self._data is None:
+            config = self._model.record and self._model.record.preprocess
+            preprocess = chosen.preprocess or (
+                Preprocess.from_config(dict(config), where=self._model.name) if config else None
+            )
+            with_inputs = self._open_session(to_bytes(self._model))
+            self._data = open_data(
+                chosen.data, with_inputs.inputs, preprocess, samples=chosen.samples
+            )
+        return stages.Measuring(
+            self._data, chosen.calib_batch, chosen.passes, self._open_session, chosen.progress
+        )
+
+    def _open_session(self, content: bytes) -> Session:
+        return Session(content, provider=self._options.provider, threads=self._options.threads)
+
+    def keep_stage(self) -> None:
+        """Write the stage file, if a folder was asked for."""
+        if self._options.stages is None:
+            return
+        assert self._model.record is not None, "every stage has a record"
+        folder = Path(self._options.stages)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot be made ({error.strerror})",
+                where=str(folder),
+                remedy="choose another folder for the stages",
+            ) from error
+        save(self._model, folder / f"{self._model.record.stage}.onnx")
+
+    def result(self, output: PathLike) -> Conversion:
+        """What was done."""
+        assert self._model.record is not None, "every stage has a record"
+        verdicts = tuple(Activation(**values) for values in self._model.record.activations)
+        return Conversion(os.fspath(output), self._model.record, verdicts)
+
+
+def _check_writable(output: PathLike) -> None:
+    """Fail before the work rather than after it."""
+    path = Path(output)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            "cannot be written",
+            where=str(path),
+            remedy="choose a file in a folder that exists and that you may write to",
+        )

@@ -1,0 +1,183 @@
+"""Which nodes are activations, and which of them become neurons.
+
+The plan is made on the normalised graph, before anything is measured: one verdict
+per activation, with a reason wherever it is not converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphpass import dialect, editing
+from graphpass.activation import channel_count, is_convertible, upper_bound
+from graphpass.model import Model
+from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer
+from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
+
+Status = Literal["converted", "kept", "refused"]
+
+#: Element-wise non-linear operators that no rule turns into neurons yet.
+_OTHERS = frozenset(
+    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish PRelu Selu Sigmoid Sign"
+    " Softplus Softsign Sqrt Swish Tanh ThresholdedRelu Softmax LogSoftmax".split()
+)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The verdict on one activation.
+
+    Attributes:
+        name: the tensor it writes in the normalised graph.
+        operator: Relu, Clip, QCFS, or the name of an operator that is not converted.
+        status: converted, kept (it stays analog), or refused.
+        reason: why it is kept or refused; empty when it is converted.
+        channels: number of thresholds; 1 where the channel axis is lost.
+        threshold_min: smallest threshold, None before it is known.
+        threshold_max: largest threshold, None before it is known.
+    """
+
+    name: str
+    operator: str
+    status: Status
+    reason: str = ""
+    channels: int | None = None
+    threshold_min: float | None = None
+    threshold_max: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will do.
+
+    Attributes:
+        activations: one verdict each, in topological order.
+        flow: time types with the converted activations as neurons.
+        refused: all nodes that stand in the way, activations or not.
+    """
+
+    activations: tuple[Activation, ...]
+    flow: TimeFlow
+
+    @property
+    def refused(self) -> list[RefusedNode]:
+        """Nodes that stand in the way."""
+        return self.flow.refused
+
+    @property
+    def converted(self) -> list[str]:
+        """Names of the activations that become neurons."""
+        return [a.name for a in self.activations if a.status == "converted"]
+
+
+class RefusedConversion(GraphpassError):
+    """A conversion that would not be exact; carries the whole verdict table."""
+
+    def __init__(self, plan: Plan, *, where: str):
+        self.plan = plan
+        first, *others = plan.refused
+        more = f" (and {len(others)} more)" if others else ""
+        super().__init__(
+            f"{editing.describe(first.node)} {first.refusal.reason}{more}",
+            where=where,
+            remedy=first.refusal.remedy,
+        )
+
+
+def make_plan(
+    model: Model, *, keep: Collection[str] = (), first_activation: str = "analog"
+) -> Plan:
+    """Decide what becomes of every activation of a normalised graph.
+
+    Args:
+        model: stage 0.
+        keep: names of activations (or of their nodes) that stay analog.
+        first_activation: ``analog`` leaves an activation that no other one precedes as it
+            is, unless it is QCFS or nothing else would spike; ``spiking`` converts all.
+
+    Raises:
+        OptionError: a name in `keep` is no activation.
+        ModelError: there is no activation to convert.
+    """
+    candidates = [node for node in model.graph.nodes if is_convertible(node)]
+    kept = _kept_by_name(candidates, keep)
+    if not [n for n in candidates if id(n) not in kept]:
+        found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
+        raise ModelError(
+            "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),
+            where=model.name,
+            remedy="graphpass converts Relu, Clip(0, c) and QCFS",
+        )
+    if first_activation == "analog":
+        stem = _stem(candidates)
+        if any(id(n) not in kept and id(n) not in stem for n in candidates):
+            kept.update({i: why for i, why in stem.items() if i not in kept})
+    flow = infer(model, [n.outputs[0].name for n in candidates if id(n) not in kept])
+    return Plan(tuple(_verdicts(model, kept, flow)), flow)
+
+
+def _kept_by_name(candidates: Iterable[gs.Node], keep: Collection[str]) -> dict[int, str]:
+    names = {n.outputs[0].name: n for n in candidates} | {n.name: n for n in candidates if n.name}
+    missing = [name for name in keep if name not in names]
+    if missing:
+        known = ", ".join(sorted({n.outputs[0].name for n in candidates})[:8])
+        raise OptionError(
+            f"there is no activation '{missing[0]}' to keep", remedy=f"activations are: {known}"
+        )
+    return {id(names[name]): "kept on request" for name in keep}
+
+
+def _stem(candidates: Iterable[gs.Node]) -> dict[int, str]:
+    """Activations that no other activation precedes, QCFS left out: it is exact."""
+    after: set[int] = set()
+    nodes = list(candidates)
+    for node in nodes:
+        waiting = [n for output in node.outputs for n in output.outputs]
+        while waiting:
+            reader = waiting.pop()
+            if id(reader) not in after:
+                after.add(id(reader))
+                waiting += [n for output in reader.outputs for n in output.outputs]
+    reason = "first activation: stays analog, as in the paper (--first-activation spiking)"
+    return {id(n): reason for n in nodes if id(n) not in after and n.op != dialect.QCFS}
+
+
+def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Activation]:
+    refused = {id(r.node): r.refusal for r in flow.refused}
+    for node in model.graph.nodes:
+        if not node.outputs:
+            continue
+        name = node.outputs[0].name
+        if id(node) in refused:
+            yield Activation(name, node.op, "refused", refused[id(node)].reason)
+        elif id(node) in kept:
+            yield Activation(name, node.op, "kept", kept[id(node)])
+        elif is_convertible(node):
+            yield _converted(model, node, flow)
+        elif node.op in _OTHERS and editing.is_standard(node, node.op):
+            tail = flow.types[name].kind is Kind.RATE
+            reason = "behind the last neuron: computed on rates" if tail else "reads no spikes"
+            yield Activation(name, node.op, "kept", reason)
+
+
+def _converted(model: Model, node: gs.Node, flow: TimeFlow) -> Activation:
+    source = node.inputs[0]
+    channels = channel_count(source, flow.types[source.name].channel_axis)
+    verdict = Activation(node.outputs[0].name, node.op, "converted", channels=channels)
+    if (limit := upper_bound(node)) is not None:
+        return replace(verdict, threshold_min=limit, threshold_max=limit)
+    if editing.is_dialect(node, dialect.QCFS):
+        theta = np.asarray(editing.values(node.inputs[1]))
+        return replace(
+            verdict, threshold_min=float(theta.min()), threshold_max=float(theta.max())
+        )
+    return verdict

@@ -1,0 +1,193 @@
+"""The stages of a conversion: each takes a model one step further, in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graphpass import dialect, editing
+from graphpass.activation import upper_bound
+from graphpass.calibration import paper
+from graphpass.calibration.thresholds import OpenSession, Progress, record_maximum
+from graphpass.model import Model, infer_shapes
+from graphpass.neurons import FORMS, Carrier, counted
+from graphpass.passes.average_time import AverageTime
+from graphpass.passes.base import run_all
+from graphpass.passes.bound_activations import BoundActivations
+from graphpass.passes.emit_spikes import EmitSpikes
+from graphpass.passes.fold_batch_norm import FoldBatchNorm
+from graphpass.passes.fold_constants import FoldConstants
+from graphpass.passes.fold_shapes import FoldShapes
+from graphpass.passes.free_batch import FreeBatch
+from graphpass.passes.move_activation import MoveActivation
+from graphpass.passes.quantise_activations import QuantiseActivations
+from graphpass.passes.recognise_qcfs import RecogniseQCFS
+from graphpass.passes.repeat_static import RepeatStatic
+from graphpass.passes.spell_clip import SpellClip
+from graphpass.plan import Activation, Plan
+from graphpass.timeflow import TimeFlow, infer
+from graphpass_runtime.data import Dataset
+from graphpass_runtime.metadata import FileRecord, Stage
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a stage measures: the data, and how to run a graph on it."""
+
+    data: Dataset
+    batch: int
+    passes: int
+    open_session: OpenSession
+    progress: Progress
+
+
+def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
+    """Stage 0: one spelling for each thing."""
+    model.record = FileRecord(Stage.NORMALISED, preprocess=preprocess)
+    infer_shapes(model)
+    run_all(
+        model,
+        [
+            FoldConstants(),
+            FoldShapes(),
+            FreeBatch(),
+            FoldBatchNorm(),
+            RecogniseQCFS(),
+            SpellClip(),
+            MoveActivation(),
+        ],
+    )
+
+
+def bound(model: Model, plan: Plan, measuring: Measuring | None) -> None:
+    """Stage 1: a threshold for every activation that will spike."""
+    unknown = unbounded(model, plan.converted)
+    maxima = {}
+    if unknown:
+        assert measuring is not None, "convert() asks for data first"
+        maxima = record_maximum(
+            model,
+            unknown,
+            plan.flow,
+            measuring.data,
+            batch=measuring.batch,
+            open_session=measuring.open_session,
+            progress=measuring.progress,
+        )
+    run_all(model, [BoundActivations(plan.converted, plan.flow, maxima)])
+    verdicts = tuple(verdict.to_json() for verdict in plan.activations)
+    model.note(stage=Stage.CLIP, activations=verdicts)
+
+
+def quantise(model: Model, steps: int) -> None:
+    """Stage 2: DA-QCFS at T levels, shift 0, amplitude theta/T."""
+    names = converted(model)
+    run_all(model, [QuantiseActivations(names, infer(model, names), steps)])
+    model.note(stage=Stage.DAQCFS)
+    _note_thresholds(model)
+
+
+def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
+    """Stage 3: shift and amplitude of every neuron, by the rule's name."""
+    assert model.record is not None, "stage 2 has a record"
+    summary: dict[str, Any] = {"rule": rule}
+    if rule == "paper" and measuring is not None:
+        neurons, batches = paper.calibrate(
+            model,
+            measuring.data,
+            batch=measuring.batch,
+            passes=measuring.passes,
+            open_session=measuring.open_session,
+            progress=measuring.progress,
+        )
+        by_name = {neuron.name: neuron for neuron in neurons}
+        for node in model.graph.nodes:
+            if editing.is_dialect(node, dialect.DAQCFS):
+                counted.build_daqcfs(model, node, by_name[node.outputs[0].name])
+        editing.tidy(model)
+        infer_shapes(model)
+        model.note(neurons=neurons)
+        summary |= {
+            "samples": measuring.data.samples,
+            "batch": measuring.batch,
+            "passes": measuring.passes,
+            "batches": batches,
+            "recovered": round(paper.recovered(batches), 4),
+        }
+    model.note(stage=Stage.CALIBRATED, calibration=summary)
+
+
+def emit(model: Model, form: str) -> None:
+    """Stage 4: spiking neurons; in a form with trains, the time axis appears."""
+    assert model.record is not None and model.record.steps is not None, "stage 3 has a T"
+    steps, carrier = model.record.steps, FORMS[form][0]
+    flow = infer(model, [neuron.name for neuron in model.record.neurons])
+    run_all(model, [EmitSpikes(flow, form)])
+    if carrier is Carrier.TRAIN:
+        run_all(model, [RepeatStatic(flow, steps), AverageTime(flow, steps)])
+    _forget_folded_shapes(model)
+    peak = _peak_elements(flow, steps if carrier is Carrier.TRAIN else 1)
+    model.note(stage=Stage.SPIKING, form=form, peak_elements=peak)
+
+
+def converted(model: Model) -> list[str]:
+    """Names of the activations that become, or are, neurons, from stage 1 on."""
+    assert model.record is not None, "stage 1 has verdicts"
+    return [str(v["name"]) for v in model.record.activations if v["status"] == "converted"]
+
+
+def unbounded(model: Model, names: Collection[str]) -> list[str]:
+    """Activations among `names` whose threshold has to be measured."""
+    return [
+        node.outputs[0].name
+        for node in model.graph.nodes
+        if node.outputs
+        and node.outputs[0].name in set(names)
+        and editing.is_standard(node, "Relu", "Clip")
+        and upper_bound(node) is None
+    ]
+
+
+def lossless(model: Model) -> bool:
+    """Is every neuron of stage 2 a QCFS at the levels it was trained with?"""
+    assert model.record is not None, "stage 2 has a record"
+    return all(neuron.trained_levels == neuron.levels for neuron in model.record.neurons)
+
+
+def _note_thresholds(model: Model) -> None:
+    """Put the thresholds into the verdict table."""
+    assert model.record is not None, "stage 2 has a record"
+    neurons = {neuron.name: neuron for neuron in model.record.neurons}
+    verdicts = []
+    for values in model.record.activations:
+        verdict = Activation(**values)
+        if (neuron := neurons.get(verdict.name)) is not None:
+            verdict = replace(
+                verdict,
+                channels=neuron.channels,
+                threshold_min=float(neuron.threshold.min()),
+                threshold_max=float(neuron.threshold.max()),
+            )
+        verdicts.append(verdict.to_json())
+    model.note(activations=tuple(verdicts))
+
+
+def _forget_folded_shapes(model: Model) -> None:
+    """Inferred shapes name N what is T*N now; ONNX Runtime finds them itself."""
+    for tensor in model.graph.tensors().values():
+        interface = [*model.graph.inputs, *model.graph.outputs]
+        if not any(tensor is t for t in interface) and not hasattr(tensor, "values"):
+            tensor.shape = tensor.dtype = None
+
+
+def _peak_elements(flow: TimeFlow, steps: int) -> int | None:
+    """Elements per sample of the largest tensor, time included; None if none is known."""
+    sizes = []
+    for name, kind in flow.types.items():
+        features = [s for axis, s in enumerate(flow.shapes[name]) if axis != kind.batch_axis]
+        if all(isinstance(size, int) for size in features):
+            repeats = steps if kind.varies else 1
+            sizes.append(math.prod(features) * kind.inner * repeats)
+    return max(sizes, default=None)

@@ -1,0 +1,204 @@
+"""Time flow: a type inference over the graph that decides where the time axis lives.
+
+The passes of stage 4 only consume its result; `inspect` prints it; what it cannot
+type is refused. See `types` for the meaning of a type, `rules_*` for the operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Set
+from dataclasses import dataclass, field, replace
+
+import onnx_graphsurgeon as gs
+
+from graphpass import editing
+from graphpass.model import Model
+from graphpass.timeflow import rules_layout, rules_linear
+from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
+from graphpass.timeflow.view import View, find_rule
+
+__all__ = ["RefusedNode", "TimeFlow", "infer", "rules_layout", "rules_linear"]
+
+_ISLAND = "is not linear, and reads spikes on the way to another neuron"
+
+
+@dataclass(frozen=True)
+class RefusedNode:
+    """A node that cannot be placed in time."""
+
+    node: gs.Node
+    refusal: Refusal
+
+    def __str__(self) -> str:
+        """Node, reason and remedy in one line."""
+        return f"{editing.describe(self.node)} {self.refusal.reason}; {self.refusal.remedy}"
+
+
+@dataclass
+class TimeFlow:
+    """Result of the inference.
+
+    Attributes:
+        types: time type of every tensor, by name.
+        shapes: shape of every tensor when it was typed, without the time axis; an empty
+            list where the rank is not known.
+        refused: nodes that cannot be placed in time, in topological order.
+        averaged: tensors whose mean over time is read, and by which nodes; graph
+            outputs among them are averaged for the caller too.
+        repeated: static tensors that must be repeated in time, and for which nodes.
+    """
+
+    types: dict[str, TimeType] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    refused: list[RefusedNode] = field(default_factory=list)
+    averaged: dict[str, list[gs.Node]] = field(default_factory=dict)
+    repeated: dict[str, list[gs.Node]] = field(default_factory=dict)
+
+
+def infer(model: Model, neurons: Collection[str]) -> TimeFlow:
+    """Type every tensor of a graph whose shapes have been inferred.
+
+    Args:
+        model: any stage but the last; the graph is read, not changed.
+        neurons: names of the tensors that the spiking activations write.
+    """
+    names = frozenset(neurons)
+    firing = {id(n) for n in model.graph.nodes if n.outputs and n.outputs[0].name in names}
+    return _Inference(model, firing).run()
+
+
+class _Inference:
+    """One walk over the graph in topological order."""
+
+    def __init__(self, model: Model, neurons: Set[int]) -> None:
+        self._model = model
+        self._neurons = neurons
+        self._ahead = _nodes_before_neurons(model, neurons)
+        self._flow = TimeFlow()
+
+    def run(self) -> TimeFlow:
+        types = self._flow.types
+        for tensor in self._model.graph.inputs:
+            types[tensor.name] = TimeType(Kind.STATIC, 0 if tensor.shape else None)
+        for node in self._model.graph.nodes:
+            result = self._node(node)
+            for output in node.outputs:
+                types[output.name] = result
+        for name, tensor in self._model.graph.tensors().items():
+            self._flow.shapes[name] = list(tensor.shape or [])
+        for output in self._model.graph.outputs:
+            if types[output.name].varies:
+                self._flow.averaged.setdefault(output.name, [])
+        return self._flow
+
+    def _node(self, node: gs.Node) -> TimeType:
+        inputs = tuple(self._type(t) for t in node.inputs)
+        view = View(node, inputs, self._model.opset)
+        captured = [self._type(t) for t in _captured(node)]
+        if id(node) in self._neurons:
+            return self._neuron(view)
+        if not view.varying and not any(t and t.varies for t in captured):
+            return self._same_at_every_step(view)
+        return self._varying(view, captured)
+
+    def _type(self, tensor: gs.Tensor) -> TimeType | None:
+        if tensor.is_empty():
+            return None
+        return self._flow.types.get(tensor.name, TimeType(Kind.STATIC))
+
+    def _neuron(self, view: View) -> TimeType:
+        source = view.type()
+        if source.batch_axis is None:
+            return self._refuse(
+                view.node, Refusal("reads a tensor that does not carry the batch", "keep it")
+            )
+        return replace(source, kind=Kind.SPIKES, poolable=True)
+
+    def _same_at_every_step(self, view: View) -> TimeType:
+        """No input varies: any deterministic operator; a rule helps to follow the axes."""
+        rates = any(t is not None and t.kind is Kind.RATE for t in view.types)
+        kind = Kind.RATE if rates else Kind.STATIC
+        rule = find_rule(view.node)
+        result = rule(view) if rule and view.types and view.types[0] else None
+        if isinstance(result, TimeType):
+            return replace(result, kind=kind, poolable=False)
+        return self._by_shape(view.node, kind)
+
+    def _by_shape(self, node: gs.Node, kind: Kind) -> TimeType:
+        """Without a rule: the batch is where the shape says the batch symbol is."""
+        inputs = self._model.graph.inputs
+        symbols = {t.shape[0] for t in inputs if t.shape and isinstance(t.shape[0], str)}
+        shape = node.outputs[0].shape if node.outputs else None
+        axis = next((i for i, size in enumerate(shape or []) if size in symbols), None)
+        if axis is None and shape and not isinstance(shape[0], int):
+            axis = 0
+        return TimeType(kind, axis)
+
+    def _varying(self, view: View, captured: list[TimeType | None]) -> TimeType:
+        node, tail = view.node, id(view.node) not in self._ahead
+        rule = find_rule(node)
+        if captured:
+            result: TimeType | Refusal = Refusal(
+                "has a body that reads spikes", "keep the activations before it"
+            )
+        elif rule is None:
+            result = Refusal(_ISLAND, "keep the activations before it, or remove it")
+        else:
+            result = rule(view)
+        rates = any(t is not None and t.kind is Kind.RATE for t in view.types)
+        if tail and (rates or isinstance(result, Refusal)):
+            return self._average(view)
+        if isinstance(result, Refusal):
+            return self._refuse(node, result)
+        for index, kind in enumerate(view.types):
+            if kind is not None and not kind.varies and kind.batch_axis is not None:
+                readers = self._flow.repeated.setdefault(node.inputs[index].name, [])
+                readers.append(node)
+        return result
+
+    def _average(self, view: View) -> TimeType:
+        """In the tail, time is averaged before the first operator that is not linear."""
+        averaged = list(view.types)
+        for index in view.varying:
+            readers = self._flow.averaged.setdefault(view.node.inputs[index].name, [])
+            if not any(view.node is reader for reader in readers):
+                readers.append(view.node)
+            averaged[index] = replace(view.type(index), kind=Kind.RATE, poolable=False)
+        for tensor in _captured(view.node):
+            kind = self._type(tensor)
+            if kind and kind.varies:
+                return self._refuse(
+                    view.node,
+                    Refusal("has a body that reads spikes", "keep the activations before it"),
+                )
+        return self._same_at_every_step(View(view.node, tuple(averaged), view.opset))
+
+    def _refuse(self, node: gs.Node, refusal: Refusal) -> TimeType:
+        self._flow.refused.append(RefusedNode(node, refusal))
+        # Go on as if the node were static, so that one cause gives one refusal.
+        return self._by_shape(node, Kind.STATIC)
+
+
+def _captured(node: gs.Node) -> list[gs.Tensor]:
+    """Tensors of this graph that the bodies of a control-flow node read."""
+    found = []
+    for subgraph in node.subgraphs(recursive=True):
+        inner = {id(output) for n in subgraph.nodes for output in n.outputs}
+        inner |= {id(tensor) for tensor in subgraph.inputs}
+        for reader in subgraph.nodes:
+            found += [t for t in reader.inputs if id(t) not in inner and not t.is_empty()]
+        found += [t for t in subgraph.outputs if id(t) not in inner]
+    return [t for t in found if isinstance(t, gs.Variable)]
+
+
+def _nodes_before_neurons(model: Model, neurons: Set[int]) -> set[int]:
+    """Ids of the nodes from which a neuron can be reached, the neurons included."""
+    ahead: set[int] = set()
+    waiting = [node for node in model.graph.nodes if id(node) in neurons]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in ahead:
+            ahead.add(id(node))
+            for tensor in [*node.inputs, *_captured(node)]:
+                waiting += tensor.inputs
+    return ahead

@@ -1,0 +1,1 @@
+"""Running ONNX models, SNNs above all: sessions, metadata, data, measures."""

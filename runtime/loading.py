@@ -1,0 +1,166 @@
+"""From a model file to an ONNX Runtime session, or one line on why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from graphpass_runtime.errors import ModelError, OptionError, ProviderError
+from graphpass_runtime.extra_outputs import extra_outputs_suffix
+from graphpass_runtime.feeds import TensorSpec
+from graphpass_runtime.ort_errors import load_error, shorten
+from graphpass_runtime.providers import CPU, CUDA, import_onnxruntime, resolve_provider
+
+_SILENT = 4  # log severity: fatal only; what matters comes as an exception too
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "string": np.dtype(np.object_),
+    **{name: np.dtype(name) for name in ("bool", "float16")},
+    **{name: np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model and how to run it: everything that makes one session like another.
+
+    Attributes:
+        model: path of an ONNX file, or its bytes.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        options: provider options for CUDA, or None.
+        threads: threads within one operator; None = ONNX Runtime's default.
+    """
+
+    model: Path | bytes
+    provider: str
+    options: Mapping[str, Any] | None
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        """Check what ONNX Runtime would not.
+
+        Raises:
+            OptionError: threads below 1.
+            ModelError: no such file.
+        """
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"threads is {self.threads}", remedy="give 1 or more")
+        if isinstance(self.model, Path) and not self.model.is_file():
+            problem = "is a folder" if self.model.is_dir() else "no such file"
+            raise ModelError(problem, where=self.where, remedy="give the path of an ONNX file")
+
+    @property
+    def where(self) -> str:
+        """What to call the model in an error."""
+        return "model" if isinstance(self.model, bytes) else str(self.model)
+
+    def create(self, extra: Sequence[str] = ()) -> tuple[Any, str]:
+        """Make an `onnxruntime.InferenceSession`.
+
+        Args:
+            extra: inner tensors that become outputs.
+
+        Returns:
+            The session, and what it runs on: ``cpu`` or ``cuda``.
+
+        Raises:
+            ModelError: ONNX Runtime does not load the model.
+            ProviderError: no ONNX Runtime, or ``cuda`` that does not start.
+        """
+        ort = import_onnxruntime()
+        resolved = resolve_provider(self.provider, self.options)
+        try:
+            session = self._load(ort, extra, resolved.ort_providers)
+        except (RuntimeError, ValueError) as error:
+            # How a provider fails that cannot start; a model fails as a ModelError.
+            if resolved.name == "cpu":
+                raise load_error(error, where=self.where) from error
+            if self.provider == "cuda":
+                raise self._not_started(shorten(str(error))) from error
+            session = self._load(ort, extra, [(CPU, {})])
+        took = "cuda" if CUDA in session.get_providers() else "cpu"
+        if self.provider == "cuda" and took == "cpu":
+            raise self._not_started("ONNX Runtime fell back to the CPU")
+        return session, took
+
+    def _load(
+        self, ort: ModuleType, extra: Sequence[str], providers: list[tuple[str, dict[str, str]]]
+    ) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        folder = None if isinstance(self.model, bytes) else self.model.parent
+        source: str | bytes
+        if isinstance(self.model, bytes):
+            source = self.model + extra_outputs_suffix(extra)
+        elif extra:
+            source = self._read(self.model) + extra_outputs_suffix(extra)
+            # A model from bytes looks for its external data in the working folder.
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path",
+                str(self.model.parent.resolve()),
+            )
+        else:
+            source = str(self.model)
+        try:
+            # Its Python fallback prints to stdout and hides what it ran on: off.
+            return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        except (RuntimeError, ValueError):
+            raise
+        except Exception as error:  # ONNX Runtime's own share no other base
+            raise load_error(error, where=self.where, folder=folder) from error
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"cannot be read ({error.strerror})", where=self.where, remedy="check the file"
+            ) from error
+
+    def _not_started(self, reason: str) -> ProviderError:
+        return ProviderError(
+            f"the provider {self.provider} does not start ({reason})",
+            remedy="check the GPU driver and the CUDA libraries, or use the provider cpu",
+        )
+
+
+Specs = tuple[TensorSpec, ...]
+
+
+def describe_session(session: Any, *, where: str) -> tuple[Specs, Specs, dict[str, str]]:
+    """Inputs, outputs and metadata of an `onnxruntime.InferenceSession`.
+
+    Raises:
+        ModelError: an input or output is no tensor, or of a type that NumPy does not
+            have; or the file's texts are damaged.
+    """
+    try:
+        inputs = tuple(_spec(value, where) for value in session.get_inputs())
+        outputs = tuple(_spec(value, where) for value in session.get_outputs())
+        return inputs, outputs, dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            "names or metadata are damaged", where=where, remedy="check that the file is complete"
+        ) from error
+
+
+def _spec(value: Any, where: str) -> TensorSpec:
+    # ONNX Runtime spells a type "tensor(float16)" or "seq(tensor(float))".
+    dtype = _DTYPES.get(value.type.removeprefix("tensor(").removesuffix(")"))
+    if dtype is None:
+        raise ModelError(
+            f"{value.name!r} is a {value.type}, which has no NumPy array",
+            where=where,
+            remedy="export the model with float inputs and outputs",
+        )
+    return TensorSpec(value.name, dtype, tuple(value.shape))

@@ -1,0 +1,245 @@
+"""What a graphpass file says about itself.
+
+A stage file or SNN carries its own description in the ONNX `metadata_props`,
+under keys that start with ``graphpass.``. This module is the schema: the
+compiler writes through `FileRecord.to_props`, and whoever runs the file reads
+through `FileRecord.from_props`, from the string map that ONNX Runtime hands
+out, without the `onnx` package.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphpass_runtime.errors import ModelError
+
+SCHEMA_VERSION = 1
+PREFIX = "graphpass."
+
+
+class Stage(enum.StrEnum):
+    """The stages of a conversion, in order; the value is the stage file's stem."""
+
+    NORMALISED = "0-normalised"
+    CLIP = "1-clip"
+    DAQCFS = "2-daqcfs"
+    CALIBRATED = "3-calibrated"
+    SPIKING = "4-spiking"
+
+
+class Carrier(enum.StrEnum):
+    """How a neuron's output travels in the file."""
+
+    TRAIN = "train"  # T spikes per neuron, time folded into the batch axis
+    COUNT = "count"  # one spike count per neuron
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron:
+    """One layer of spiking neurons: everything that its subgraph is built from.
+
+    A neuron with mean input current z fires (methods of Hao et al., ICML 2025,
+    eq. 9, with T = levels)::
+
+        u = T (z + shift) / threshold + 1/2        (membrane potential, in thresholds)
+        n = Clip(Floor(u), 0, T)                   (spike count)
+        y = amplitude * n + baseline               (mean output)
+
+    Attributes:
+        name: the tensor that the activation wrote in the normalised graph. Node
+            names do not survive ONNX Runtime's inlining; tensor names do.
+        threshold: float32, shape ``[C]``, or ``[1]`` when the channel axis is lost.
+        shift: float32, same shape; added to the current (psi_DA of eq. 9).
+        amplitude: float32, same shape; output per spike, ``(theta + phi) / T``.
+        levels: T, the largest spike count.
+        channel_axis: axis of the C channels, None for one value per tensor.
+        batch_axis: the axis that time is folded into when the carrier is a train.
+        baseline: output at zero spikes.
+        trained_levels: levels of the QCFS that the layer was trained as; None for one
+            that was trained without quantisation.
+        sign: +1 for an excitatory layer, -1 for an inhibitory one.
+        carrier: train or count.
+    """
+
+    name: str
+    threshold: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    amplitude: NDArray[np.float32]
+    levels: int
+    channel_axis: int | None
+    batch_axis: int = 0
+    trained_levels: int | None = None
+    baseline: float = 0.0
+    sign: int = 1
+    carrier: Carrier = Carrier.COUNT
+
+    @property
+    def channels(self) -> int:
+        """Number of channels with a threshold of their own."""
+        return int(self.threshold.size)
+
+    @property
+    def potential(self) -> str:
+        """Tensor that holds the membrane potential u before the comparison."""
+        return f"{self.name}/potential"
+
+    @property
+    def spikes(self) -> str:
+        """Tensor that holds the 0/1 spikes (train) or their number (count)."""
+        return f"{self.name}/spikes"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; float32 written so that reading gives the same bits."""
+        return {
+            "name": self.name,
+            "threshold": _to_list(self.threshold),
+            "shift": _to_list(self.shift),
+            "amplitude": _to_list(self.amplitude),
+            "levels": self.levels,
+            "channel_axis": self.channel_axis,
+            "batch_axis": self.batch_axis,
+            "trained_levels": self.trained_levels,
+            "baseline": self.baseline,
+            "sign": self.sign,
+            "carrier": self.carrier.value,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Neuron:
+        """Inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: when a field is missing or malformed.
+        """
+        arrays = {
+            key: np.asarray(values[key], np.float32) for key in ("threshold", "shift", "amplitude")
+        }
+        if any(a.ndim != 1 or a.shape != arrays["threshold"].shape for a in arrays.values()):
+            raise ValueError("threshold, shift and amplitude differ in shape")
+        axis, trained = values["channel_axis"], values["trained_levels"]
+        return cls(
+            name=str(values["name"]),
+            levels=int(values["levels"]),
+            channel_axis=None if axis is None else int(axis),
+            batch_axis=int(values["batch_axis"]),
+            trained_levels=None if trained is None else int(trained),
+            baseline=float(values["baseline"]),
+            sign=int(values["sign"]),
+            carrier=Carrier(values["carrier"]),
+            **arrays,
+        )
+
+
+def _to_list(array: NDArray[np.float32]) -> list[float]:
+    # str(float32) is the shortest decimal that reads back as the same float32,
+    # about half as long as the float64 spelling.
+    return [float(str(value)) for value in array.astype(np.float32).ravel()]
+
+
+@dataclass(frozen=True, eq=False)
+class FileRecord:
+    """Everything that a graphpass file says about itself.
+
+    Attributes:
+        stage: which stage of the conversion wrote the file.
+        steps: number of time-steps T; None before a T was chosen (stages 0 and 1).
+        form: name of the spiking form (stage 4 only).
+        activations: the verdict on every activation of the ANN, as plain JSON values
+            (from stage 1 on).
+        neurons: the spiking layers, in topological order (from stage 2 on).
+        calibration: how the parameters were found, as plain JSON values.
+        preprocess: how images become inputs, in the keys of Hugging Face's
+            ``preprocessor_config.json``; None when not known.
+        batch_norms: data-free statistics of stage 0: tensor name -> ``{"mean": [C],
+            "std": [C]}`` of the BatchNormalization that wrote it before folding.
+        peak_elements: elements per sample of the largest tensor, time included.
+    """
+
+    stage: Stage
+    steps: int | None = None
+    form: str | None = None
+    activations: tuple[Mapping[str, Any], ...] = ()
+    neurons: tuple[Neuron, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] | None = None
+    batch_norms: Mapping[str, Any] = field(default_factory=dict)
+    peak_elements: int | None = None
+
+    def to_props(self) -> dict[str, str]:
+        """The record as ONNX metadata entries, the same bytes for the same record."""
+        values: dict[str, Any] = {
+            "schema": SCHEMA_VERSION,
+            "stage": self.stage.value,
+            "steps": self.steps,
+            "form": self.form,
+            "activations": [dict(verdict) for verdict in self.activations] or None,
+            "neurons": [neuron.to_json() for neuron in self.neurons] or None,
+            "calibration": dict(self.calibration) or None,
+            "preprocess": None if self.preprocess is None else dict(self.preprocess),
+            "batch_norms": dict(self.batch_norms) or None,
+            "peak_elements": self.peak_elements,
+        }
+        return {
+            PREFIX + key: value if isinstance(value, str) else _dump(value)
+            for key, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str], *, where: str | None = None) -> FileRecord | None:
+        """Read a record back; None for a file that graphpass did not write.
+
+        Args:
+            props: the file's metadata entries, others' keys included.
+            where: what to call the file in an error.
+
+        Raises:
+            ModelError: the entries are from a newer schema, or damaged.
+        """
+        own = {k[len(PREFIX) :]: v for k, v in props.items() if k.startswith(PREFIX)}
+        if "schema" not in own:
+            return None
+        if own["schema"] != str(SCHEMA_VERSION):
+            raise ModelError(
+                f"graphpass metadata has schema {own['schema'][:20]}, this version reads {SCHEMA_VERSION}",
+                where=where,
+                remedy="update graphpass, or convert the ANN again",
+            )
+        try:
+            return cls(
+                stage=Stage(own["stage"]),
+                steps=_load(own, "steps", int),
+                form=own.get("form"),
+                activations=tuple(dict(v) for v in _load(own, "activations", list) or ()),
+                neurons=tuple(Neuron.from_json(item) for item in _load(own, "neurons", list) or ()),
+                calibration=_load(own, "calibration", dict) or {},
+                preprocess=_load(own, "preprocess", dict),
+                batch_norms=_load(own, "batch_norms", dict) or {},
+                peak_elements=_load(own, "peak_elements", int),
+            )
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ModelError(
+                f"graphpass metadata is damaged ({type(error).__name__}: {error})",
+                where=where,
+                remedy="convert the ANN again",
+            ) from error
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _load(own: Mapping[str, str], key: str, kind: type) -> Any:
+    if key not in own:
+        return None
+    value = json.loads(own[key])
+    if not isinstance(value, kind):
+        raise TypeError(f"{key} is not a {kind.__name__}")
+    return value
