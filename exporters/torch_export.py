@@ -27,7 +27,7 @@ LEGACY_OPSET = 17  # what older runtimes and TensorRT take
 DYNAMO_OPSET = 18  # the lowest that needs no version converter
 
 
-def export_torch(  # noqa: PLR0913 (all but three are options by name)
+def export_torch(
     module: nn.Module,
     sample: torch.Tensor | Sequence[torch.Tensor],
     path: str | Path,

@@ -1,0 +1,62 @@
+"""Pretrained ANNs become spiking networks: ONNX in, ONNX out.
+
+The names below are the public API; they are loaded when first used, so that
+``import graphpass`` is cheap and needs no ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphpass.inspection import Inspection, inspect
+    from graphpass.pipeline import Conversion, convert
+    from graphpass.plan import RefusedConversion
+    from graphpass.verification import Verification, verify
+    from graphpass_runtime.errors import GraphpassError
+    from graphpass_runtime.evaluation import Evaluation, evaluate
+    from graphpass_runtime.metadata import Neuron
+    from graphpass_runtime.session import Session
+
+_HOMES = {
+    "Conversion": "graphpass.pipeline",
+    "Evaluation": "graphpass_runtime.evaluation",
+    "GraphpassError": "graphpass_runtime.errors",
+    "Inspection": "graphpass.inspection",
+    "Neuron": "graphpass_runtime.metadata",
+    "RefusedConversion": "graphpass.plan",
+    "Session": "graphpass_runtime.session",
+    "Verification": "graphpass.verification",
+    "convert": "graphpass.pipeline",
+    "evaluate": "graphpass_runtime.evaluation",
+    "inspect": "graphpass.inspection",
+    "verify": "graphpass.verification",
+}
+
+__all__ = [
+    "Conversion",
+    "Evaluation",
+    "GraphpassError",
+    "Inspection",
+    "Neuron",
+    "RefusedConversion",
+    "Session",
+    "Verification",
+    "convert",
+    "evaluate",
+    "inspect",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'graphpass' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted([*globals(), *__all__])

@@ -5,7 +5,7 @@ ONNX Runtime inlines it, CUDA graphs stay possible, and Netron shows one node pe
 neuron layer that opens to its subgraph. A body is written for the model's own
 opset; where operators changed between opsets, `_Spelling` picks the words.
 
-Every neuron function has three outputs: what flows on, the membrane potential u
+Every function that spikes has three outputs: what flows on, the membrane potential u
 in units of thresholds, and the spikes. The last two cost nothing when unused,
 since both are intermediate results anyway.
 """
@@ -29,8 +29,10 @@ PARALLEL_SPIKES_STATIC = "ParallelSpikesStatic"
 REPEAT_IN_TIME = "RepeatInTime"
 MEAN_OVER_TIME = "MeanOverTime"
 
-#: Operators whose output is a layer of neurons, or will be one in a later stage.
-NEURONS = frozenset({CLIP_RELU, QCFS, DAQCFS, SPIKE_COUNT, PARALLEL_SPIKES, PARALLEL_SPIKES_STATIC})
+#: Functions that spike.
+SPIKING = frozenset({DAQCFS, SPIKE_COUNT, PARALLEL_SPIKES, PARALLEL_SPIKES_STATIC})
+#: Functions that spike, or will in a later stage.
+NEURONS = SPIKING | {CLIP_RELU, QCFS}
 
 _HALF_AND_ZERO = """
     half = Constant <value = float {0.5}> ()
@@ -56,7 +58,7 @@ _COUNT = """
 
 _SIGNATURES = {
     CLIP_RELU: "(x, threshold) => (y)",
-    QCFS: "(x, threshold, levels) => (y, potential, spikes)",
+    QCFS: "(x, threshold, levels) => (y)",
     DAQCFS: "(x, threshold, shift, amplitude, levels) => (y, potential, spikes)",
     SPIKE_COUNT: "(x, threshold, shift, amplitude, levels) => (y, potential, spikes)",
     PARALLEL_SPIKES: (

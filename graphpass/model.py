@@ -126,9 +126,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
     proto = _without_functions(proto)
     props = {p.key: p.value for p in proto.metadata_props}
     notes = {
-        node.output[0]: NodeNotes(
-            node.doc_string, {p.key: p.value for p in node.metadata_props}
-        )
+        node.output[0]: NodeNotes(node.doc_string, {p.key: p.value for p in node.metadata_props})
         for node in proto.graph.node
         if node.output and (node.doc_string or node.metadata_props)
     }
@@ -238,10 +236,10 @@ def infer_shapes(model: Model) -> None:
     fails the graph stays as it is: a rule that needs a shape then refuses.
     """
     graph = model.graph
+    interface = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and tensor not in graph.inputs:
-            if tensor not in graph.outputs:
-                tensor.shape = None
+        if isinstance(tensor, gs.Variable) and id(tensor) not in interface:
+            tensor.shape = None
     proto = _without_weights(to_proto(model))
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)

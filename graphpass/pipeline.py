@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,17 @@ from graphpass.calibration.thresholds import Progress
 from graphpass.model import Model, load, save, to_bytes
 from graphpass.neurons import FORMS
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
-from graphpass_runtime.data import Dataset, open_data
+from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
 from graphpass_runtime.metadata import FileRecord, Stage
+from graphpass_runtime.model_data import Data, PathLike, find_preprocess, open_model_data
 from graphpass_runtime.preprocess import Preprocess
 from graphpass_runtime.session import Session
-
-PathLike = str | os.PathLike[str]
-Data = PathLike | Iterable[Mapping[str, Any]]
 
 CALIBRATIONS = ("paper", "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
 LARGEST_T = 1024
+_SETTLED = 0.9  # share of a constant error that running means should have recovered
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,17 @@ class Conversion:
             "activations": [activation.to_json() for activation in self.activations],
         }
 
+    def advice(self) -> str | None:
+        """What to do when the paper's running means have not settled; else None."""
+        summary = self.record.calibration
+        if summary.get("rule") != "paper" or summary["recovered"] >= _SETTLED:
+            return None
+        return (
+            f"note: {summary['batches']} batches recover {100 * summary['recovered']:.0f} % of a"
+            " constant error (momentum 0.99); more --passes, or a smaller --calib-batch, recover"
+            " more"
+        )
+
 
 @dataclass(frozen=True)
 class Options:
@@ -69,7 +79,7 @@ class Options:
     stages: PathLike | None = None
     provider: str = "auto"
     threads: int | None = None
-    progress: Progress = lambda _: None
+    progress: Progress = lambda _title, _samples: lambda _done: None
 
     def check(self) -> None:
         """Raise OptionError for values that make no sense whatever the model."""
@@ -110,7 +120,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             stages: folder for the stage files 0 to 4.
             provider: what calibration runs on: ``auto``, ``cpu`` or ``cuda``.
             threads: threads for calibration.
-            progress: told the number of samples after each calibration batch.
+            progress: called with a title and a number of samples when a pass over the
+                data starts; what it returns is told the samples of each batch.
 
     Raises:
         GraphpassError: bad input of any kind; nothing is written then.
@@ -122,7 +133,9 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     model = load(ann)
     start = model.record.stage if model.record else None
     if start is Stage.SPIKING:
-        raise ModelError("is an SNN already", where=model.name, remedy="give the ANN, or a stage file")
+        raise ModelError(
+            "is an SNN already", where=model.name, remedy="give the ANN, or a stage file"
+        )
     run = _Run(ann, model, chosen)
     if start is None:
         stages.normalise(model, run.preprocess_config())
@@ -171,7 +184,7 @@ class _Run:
 
     def preprocess_config(self) -> dict[str, Any] | None:
         """Preprocessing to carry in the file: the option, else the sidecar."""
-        known = self._options.preprocess or Preprocess.sidecar(self._ann)
+        known = find_preprocess([(self._ann, None)], self._options.preprocess)
         return None if known is None else dict(known.to_config())
 
     def need_steps(self) -> int:
@@ -204,13 +217,12 @@ class _Run:
                 remedy="give --data" + ("" if names else ", or --calibrate none"),
             )
         if self._data is None:
-            config = self._model.record and self._model.record.preprocess
-            preprocess = chosen.preprocess or (
-                Preprocess.from_config(dict(config), where=self._model.name) if config else None
-            )
-            with_inputs = self._open_session(to_bytes(self._model))
-            self._data = open_data(
-                chosen.data, with_inputs.inputs, preprocess, samples=chosen.samples
+            self._data = open_model_data(
+                chosen.data,
+                self._open_session(to_bytes(self._model)).inputs,
+                [(self._ann, self._model.record)],
+                chosen.preprocess,
+                chosen.samples,
             )
         return stages.Measuring(
             self._data, chosen.calib_batch, chosen.passes, self._open_session, chosen.progress

@@ -162,14 +162,14 @@ def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Ac
         elif id(node) in kept:
             yield Activation(name, node.op, "kept", kept[id(node)])
         elif is_convertible(node):
-            yield _converted(model, node, flow)
+            yield _converted(node, flow)
         elif node.op in _OTHERS and editing.is_standard(node, node.op):
             tail = flow.types[name].kind is Kind.RATE
             reason = "behind the last neuron: computed on rates" if tail else "reads no spikes"
             yield Activation(name, node.op, "kept", reason)
 
 
-def _converted(model: Model, node: gs.Node, flow: TimeFlow) -> Activation:
+def _converted(node: gs.Node, flow: TimeFlow) -> Activation:
     source = node.inputs[0]
     channels = channel_count(source, flow.types[source.name].channel_axis)
     verdict = Activation(node.outputs[0].name, node.op, "converted", channels=channels)
@@ -177,7 +177,5 @@ def _converted(model: Model, node: gs.Node, flow: TimeFlow) -> Activation:
         return replace(verdict, threshold_min=limit, threshold_max=limit)
     if editing.is_dialect(node, dialect.QCFS):
         theta = np.asarray(editing.values(node.inputs[1]))
-        return replace(
-            verdict, threshold_min=float(theta.min()), threshold_max=float(theta.max())
-        )
+        return replace(verdict, threshold_min=float(theta.min()), threshold_max=float(theta.max()))
     return verdict

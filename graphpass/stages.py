@@ -121,7 +121,8 @@ def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
 
 def emit(model: Model, form: str) -> None:
     """Stage 4: spiking neurons; in a form with trains, the time axis appears."""
-    assert model.record is not None and model.record.steps is not None, "stage 3 has a T"
+    assert model.record is not None, "stage 3 has a record"
+    assert model.record.steps is not None, "stage 3 has a T"
     steps, carrier = model.record.steps, FORMS[form][0]
     flow = infer(model, [neuron.name for neuron in model.record.neurons])
     run_all(model, [EmitSpikes(flow, form)])

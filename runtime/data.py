@@ -184,7 +184,7 @@ def _iterated(
     if first is None:
         raise DataError("holds no samples", where=_PYTHON, remedy="check the data")
     labelled = _python_batch(first, inputs, 0).labels is not None
-    unread = [itertools.chain([first], iterator)]  # taken by the first pass
+    unread = [itertools.chain([first], iterator)] if once else []  # taken by the first pass
     count = None
     if isinstance(data, Sequence):
         count = sum(_length(_python_batch(item, inputs, i), inputs) for i, item in enumerate(data))

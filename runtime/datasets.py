@@ -184,7 +184,7 @@ def check_finite(array: Array, name: str, *, where: str) -> None:
     Raises:
         DataError: the array holds one.
     """
-    if array.dtype.kind not in "fc":
+    if array.dtype.kind not in "fc" or not array.size:
         return
     rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     for start in range(0, len(rows), _FINITE_CHECK_ROWS):  # the mask is as long as the data

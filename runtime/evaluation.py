@@ -188,5 +188,11 @@ class _Tally:
 
 
 def _scores(output: Array) -> Array:
-    """The first output as ``[N, K]``."""
+    """The first output as ``[N, K]``.
+
+    Raises:
+        DataError: it has no values.
+    """
+    if not output.size:
+        raise DataError(f"the first output is empty, of shape {output.shape}")
     return output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)

@@ -208,7 +208,8 @@ class FileRecord:
             return None
         if own["schema"] != str(SCHEMA_VERSION):
             raise ModelError(
-                f"graphpass metadata has schema {own['schema'][:20]}, this version reads {SCHEMA_VERSION}",
+                f"graphpass metadata has schema {own['schema'][:20]},"
+                f" this version reads {SCHEMA_VERSION}",
                 where=where,
                 remedy="update graphpass, or convert the ANN again",
             )

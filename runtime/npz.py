@@ -28,10 +28,8 @@ _DAMAGE = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
     RuntimeError,  # an encrypted member; NotImplementedError (odd compression) is one too
     SyntaxError,  # in a header
-    TypeError,
 )
 
 
@@ -105,7 +103,7 @@ class NpzFile:
                 remedy="save plain arrays",
             )
         size = start + math.prod(shape) * dtype.itemsize
-        if max(size, *shape) > member.file_size or min(shape, default=0) < 0:
+        if max((size, *shape)) > member.file_size or min(shape, default=0) < 0:
             raise EOFError("an array is cut short")
         return ArrayInfo(dtype.newbyteorder("="), shape)
 

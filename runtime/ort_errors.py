@@ -11,7 +11,7 @@ _LONGEST = 200  # characters of ONNX Runtime's own words that we repeat
 
 # Prefix of its errors, the C++ place and signature, and the path that we name ourselves.
 _NOISE = (
-    re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "),
+    re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : "),
     re.compile(r"^(Load model from|Deserialize tensor) \S.*? failed[:.]\s*"),
     re.compile(r"\S*onnxruntime\S*\.(?:h|cc|cpp|cu):\d+ .*?\)(?: const)? (?=\S)"),
     re.compile(r"\b\w+\.(?:h|cc|cpp):\d+ \w+ "),
@@ -22,6 +22,12 @@ _MEANINGS = (
     (
         r"[Pp]rotobuf parsing failed|No graph was found",
         "not an ONNX model, or cut short",
+        "check that the file is complete",
+        False,
+    ),
+    (
+        r"codec can't decode",
+        "names or metadata are damaged",
         "check that the file is complete",
         False,
     ),

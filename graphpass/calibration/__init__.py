@@ -1,0 +1,1 @@
+"""Finding thresholds, shifts and amplitudes from data, in ordinary ONNX graphs."""

@@ -56,7 +56,7 @@ def calibrate(
         batch: samples per batch; a smaller last batch counts like the others.
         passes: how often the data is gone through.
         open_session: how to run a graph.
-        progress: told the number of samples after each batch.
+        progress: told that calibration starts.
 
     Returns:
         The neurons with shift = psi_DA and amplitude = (theta + phi)/T, and the number
@@ -73,13 +73,15 @@ def calibrate(
         state |= {_phi(neuron): np.zeros(neuron.channels, np.float32)}
     means = [output for n in neurons.values() for output in (_mean_z(n), _mean_y(n))]
     count = 0
+    total = None if data.samples is None else data.samples * passes
+    advance = progress("calibrating", total)
     for _ in range(passes):
         for step in data.batches(batch):
             targets = wanted.run(step.feeds, means)
             found = running.run({**step.feeds, **targets, **state}, [_next(k) for k in state])
             state = {key: found[_next(key)] for key in state}
             count += 1
-            progress(len(next(iter(step.feeds.values()))))
+            advance(len(next(iter(step.feeds.values()))))
     return tuple(_calibrated(neuron, state) for neuron in neurons.values()), count
 
 
@@ -168,9 +170,7 @@ def _calibrating(
     return [*before, node, *after]
 
 
-def _mean(
-    tensor: str, output: str, neuron: Neuron, rank: int, opset: int
-) -> list[onnx.NodeProto]:
+def _mean(tensor: str, output: str, neuron: Neuron, rank: int, opset: int) -> list[onnx.NodeProto]:
     return statistics.reduce_to_channels(
         "ReduceMean", tensor, output, rank=rank, channel_axis=neuron.channel_axis, opset=opset
     )

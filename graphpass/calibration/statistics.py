@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 _FLOAT = onnx.TensorProto.FLOAT
@@ -72,5 +71,3 @@ def insert(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
 def _vector(name: str, numbers: list[int]) -> onnx.NodeProto:
     tensor = onnx.numpy_helper.from_array(np.array(numbers, np.int64))
     return helper.make_node("Constant", [], [name], value=tensor)
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from graphpass.timeflow import TimeFlow
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.session import Session
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]  # told the number of samples after each batch
+Progress = Callable[[str, int | None], Advance]  # told what starts, and its number of samples
 OpenSession = Callable[[bytes], Session]
 
 
@@ -40,7 +41,7 @@ def record_maximum(
         data: calibration data.
         batch: samples per run.
         open_session: how to run a graph.
-        progress: told the number of samples after each batch.
+        progress: told that the pass starts.
 
     Returns:
         Activation name -> float32 ``[C]``, or ``[1]`` where the channel axis is lost.
@@ -62,17 +63,11 @@ def record_maximum(
     statistics.insert(proto, nodes)
     session = open_session(proto.SerializeToString())
     maxima: dict[str, NDArray[np.float32]] = {}
-    for step in _batches(data, batch, progress):
-        found = session.run(step, list(outputs.values()))
+    advance = progress("recording thresholds", data.samples)
+    for step in data.batches(batch):
+        found = session.run(step.feeds, list(outputs.values()))
         for name, output in outputs.items():
             seen = maxima.get(name)
             maxima[name] = found[output] if seen is None else np.maximum(seen, found[output])
+        advance(len(next(iter(step.feeds.values()))))
     return maxima
-
-
-def _batches(
-    data: Dataset, size: int, progress: Progress
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    for batch in data.batches(size):
-        yield batch.feeds
-        progress(len(next(iter(batch.feeds.values()))))

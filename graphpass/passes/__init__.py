@@ -1,0 +1,1 @@
+"""Passes: one change to a graph each, one small file each, named by verb and noun."""

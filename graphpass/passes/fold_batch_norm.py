@@ -58,7 +58,7 @@ def _parameters(node: gs.Node) -> dict[str, NDArray[Any]] | None:
 def _try_fold(model: Model, node: gs.Node, constants: dict[str, NDArray[Any]]) -> bool:
     source = node.inputs[0]
     layer = source.inputs[0] if len(source.inputs) == 1 else None
-    if layer is None or editing.single_consumer(model, source) is not node:
+    if layer is None or editing.single_consumer(model, source) is None:
         return False
     if not editing.is_standard(layer, "Conv", "ConvTranspose", "Gemm"):
         return False

@@ -109,7 +109,7 @@ _OPERATORS: dict[str, Callable[[gs.Node, list[Any]], Symbolic | None]] = {
     "Concat": lambda node, a: np.concatenate(a, node.attrs["axis"]),
     "Slice": _slice,
     "Unsqueeze": lambda node, a: np.expand_dims(a[0], _axes(node, a)),
-    "Squeeze": lambda node, a: np.squeeze(a[0]),
+    "Squeeze": lambda _, a: np.squeeze(a[0]),
     "Reshape": lambda _, a: a[0].reshape([int(size) for size in a[1]]),
     "Add": _binary(lambda x, y: x + y),
     "Sub": _binary(lambda x, y: x - y),

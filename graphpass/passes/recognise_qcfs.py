@@ -162,7 +162,7 @@ def _replace(model: Model, chain: list[gs.Node], theta: NDArray[Any], levels: in
             inputs=[
                 source,
                 editing.constant(model, f"{output.name}/threshold", theta.astype(np.float32)),
-                editing.constant(model, f"{output.name}/levels", np.float32(levels).reshape(())),
+                editing.constant(model, f"{output.name}/levels", np.array(levels, np.float32)),
             ],
             outputs=[output],
         )

@@ -12,6 +12,7 @@ from graphpass.activation import bounds
 from graphpass.model import Model
 from graphpass.passes.base import Pass
 
+
 class SpellClip(Pass):
     """Write every rectifier as `Relu(x)` or `Clip(x, 0, c)` with scalar constants.
 

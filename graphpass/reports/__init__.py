@@ -1,0 +1,1 @@
+"""What users read: tables of a conversion, an inspection, a measure."""

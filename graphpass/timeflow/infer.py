@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_graphsurgeon as gs
 
-from graphpass import editing
+from graphpass import dialect, editing
 from graphpass.model import Model
 from graphpass.timeflow import rules_layout, rules_linear
 from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
@@ -59,7 +59,7 @@ def infer(model: Model, neurons: Collection[str]) -> TimeFlow:
     """Type every tensor of a graph whose shapes have been inferred.
 
     Args:
-        model: any stage but the last; the graph is read, not changed.
+        model: any stage; the graph is read, not changed.
         neurons: names of the tensors that the spiking activations write.
     """
     names = frozenset(neurons)
@@ -97,6 +97,10 @@ class _Inference:
         captured = [self._type(t) for t in _captured(node)]
         if id(node) in self._neurons:
             return self._neuron(view)
+        if editing.is_dialect(node, dialect.REPEAT_IN_TIME):
+            return replace(view.type(), kind=Kind.CURRENT)
+        if editing.is_dialect(node, dialect.MEAN_OVER_TIME):
+            return replace(view.type(), kind=Kind.RATE, poolable=False)
         if not view.varying and not any(t and t.varies for t in captured):
             return self._same_at_every_step(view)
         return self._varying(view, captured)

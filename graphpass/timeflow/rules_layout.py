@@ -95,13 +95,15 @@ def _sizes(shape: Shape, kind: TimeType) -> list[int | None]:
 
 
 def _reshaped(kind: TimeType, shape: Shape, target: list[int]) -> Verdict:
-    """Where the batch and the channels land. Row-major order is all that is used: an axis
-    keeps its meaning when as many elements lie before it as did.
+    """Where the batch and the channels land.
+
+    Row-major order is all that is used: an axis keeps its meaning when as many elements
+    lie before it as did.
     """
     sizes = _sizes(shape, kind)
     result = [sizes[axis] if size == 0 else size for axis, size in enumerate(target)]
     if -1 in result and None not in sizes:
-        rest = math.prod(size for size in result if size not in (-1, None))  # type: ignore[misc]
+        rest = math.prod(size for size in result if size not in (-1, None))
         total = math.prod(size for size in sizes if size is not None)
         if rest and total % rest == 0:
             result[result.index(-1)] = total // rest

@@ -103,37 +103,30 @@ def matmul(view: View) -> Verdict:
     """Matrix product with something that does not vary in time; channels are columns."""
     if len(view.varying) > 1:
         return _PRODUCT
-    ranks = (view.rank(0), view.rank(1))
-    if None in ranks or min(ranks) < 2:  # type: ignore[type-var]
-        return not_understood("multiplies tensors of unknown rank or vectors")
-    rank = max(ranks)  # type: ignore[type-var]
-    left, right = view.type(0), view.type(1)
-    for kind, own, contracted in ((left, ranks[0], -1), (right, ranks[1], -2)):
-        if kind.batch_axis is not None and kind.batch_axis - own == contracted:  # type: ignore[operator]
+    ranks = [view.rank(i) or 0 for i in range(2)]
+    if min(ranks) < 2:
+        return not_understood("multiplies vectors, or tensors of unknown rank")
+    rank = max(ranks)
+    batch, inner = set(), 1
+    for index, contracted in ((0, ranks[0] - 1), (1, ranks[1] - 2)):
+        kind = view.type(index)
+        if kind.batch_axis is None:
+            continue
+        if kind.batch_axis == contracted:
             return Refusal("sums over the batch", "this operator mixes samples; remove it")
-    batch = {
-        kind.batch_axis + rank - own  # type: ignore[operator]
-        for kind, own in ((left, ranks[0]), (right, ranks[1]))
-        if kind.batch_axis is not None
-    }
+        batch.add(kind.batch_axis + rank - ranks[index])
+        inner = kind.inner
     if len(batch) > 1:
         return Refusal("its operands carry the batch on different axes", "transpose one of them")
-    varying_right = 1 in view.varying
-    return TimeType(
-        kind_of(view),
-        batch.pop() if batch else None,
-        rank - 2 if varying_right else rank - 1,
-        inner=max(left.inner, right.inner),
-    )
+    channel_axis = rank - 2 if 1 in view.varying else rank - 1
+    return TimeType(kind_of(view), batch.pop() if batch else None, channel_axis, inner=inner)
 
 
 @rule("Gemm")
 def gemm(view: View) -> Verdict:
-    """alpha A'B' + beta C with the batch on the rows of A'."""
+    """Computes alpha A'B' + beta C with the batch on the rows of A'."""
     if 1 in view.varying or 2 in view.varying:
-        return Refusal(
-            "the weights or the bias of a Gemm vary in time", "only its first input may"
-        )
+        return Refusal("the weights or the bias of a Gemm vary in time", "only its first input may")
     source = view.type()
     rows = 1 if view.attr("transA", 0) else 0
     if source.batch_axis not in (rows, None):

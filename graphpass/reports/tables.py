@@ -1,0 +1,108 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from graphpass.inspection import Inspection
+from graphpass.plan import Activation
+from graphpass.verification import Verification
+from graphpass_runtime.evaluation import Evaluation
+
+_STYLE = {"converted": "green", "kept": "yellow", "refused": "red"}
+
+
+def activation_table(activations: Iterable[Activation]) -> Table:
+    """One row per activation: its verdict, why, and its thresholds."""
+    table = _table("activation", "operator", "verdict", "channels", "threshold", "why")
+    for item in activations:
+        style = _STYLE[item.status]
+        table.add_row(
+            _plain(item.name),
+            _plain(item.operator),
+            f"[{style}]{item.status}[/{style}]",
+            "" if item.channels is None else str(item.channels),
+            _range(item.threshold_min, item.threshold_max),
+            _plain(item.reason),
+        )
+    return table
+
+
+def evaluation_table(name: str, result: Evaluation) -> Table:
+    """One column of measures."""
+    table = _table("measure", _plain(name))
+    rows = [
+        ("samples", f"{result.samples}"),
+        ("accuracy", _percent(result.accuracy, result.accuracy_stderr)),
+        ("top-5", _percent(result.top5)),
+        ("agreement with the reference", _percent(result.agreement)),
+        (
+            "relative error of the output",
+            None if result.output_relative_error is None else f"{result.output_relative_error:.4f}",
+        ),
+        ("provider", result.provider),
+    ]
+    for measure, value in rows:
+        if value:
+            table.add_row(measure, value)
+    return table
+
+
+def verification_table(result: Verification) -> Table:
+    """What was compared, and what differed."""
+    table = _table("comparison", "")
+    for name, value in result.to_json().items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        table.add_row(name.replace("_", " "), str(shown))
+    return table
+
+
+def tensor_table(result: Inspection) -> Table:
+    """Time types in topological order."""
+    table = _table("tensor", "shape", "in time", "batch axis", "channel axis")
+    for tensor in result.tensors:
+        shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+        table.add_row(
+            _plain(tensor.name),
+            _plain(shape),
+            tensor.kind,
+            "" if tensor.batch_axis is None else str(tensor.batch_axis),
+            "" if tensor.channel_axis is None else str(tensor.channel_axis),
+        )
+    return table
+
+
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of plain text."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _plain(text: str) -> str:
+    """Names from a model file are untrusted: no markup, no terminal escapes."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{low:.4g}" if low == high else f"{low:.4g} .. {high:.4g}"
+
+
+def _percent(share: float | None, error: float | None = None) -> str | None:
+    if share is None:
+        return None
+    return f"{100 * share:.2f} %" + ("" if error is None else f" +- {100 * error:.2f}")

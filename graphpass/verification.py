@@ -1,0 +1,347 @@
+"""Is it the same network? Spike counts of two files, compared layer by layer.
+
+Float32 sums are not associative, and the optimiser fuses two files differently, so
+that a membrane potential at a threshold may fall on either side of it. Therefore each
+sample is followed to the first layer where its counts differ: those counts are
+origins, and must be near ties. What differs later in that sample is downstream of an
+origin, reported and not judged. Equal means: no origin that is not a near tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import dialect, editing, stages
+from graphpass.calibration.thresholds import Progress
+from graphpass.model import Model, load, to_bytes
+from graphpass.neurons import FORMS, Neuron, counted, parameters
+from graphpass.timeflow import Kind, TimeType
+from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import FileRecord, Stage
+from graphpass_runtime.model_data import Data, PathLike, open_model_data
+from graphpass_runtime.preprocess import Preprocess
+from graphpass_runtime.session import Session
+from graphpass_runtime.spikes import count_spikes
+
+NEAR = 2.0**-16  # a potential this close to an integer, relatively, is a near tie
+_ELEMENTS = 1 << 27  # float32 values that both sides may hold at once
+
+Counts = NDArray[np.int32]
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Verification:
+    """Result of a comparison.
+
+    Attributes:
+        samples: how many were compared.
+        layers: spiking layers.
+        counts_compared: spike counts over all samples and layers.
+        origin_near_tie: counts that differ first in their sample, at a near tie.
+        origin_unexplained: counts that differ first in their sample, and are none.
+        downstream: counts that differ in a layer behind an origin.
+        samples_diverged: samples with an origin.
+        max_abs_diff: largest difference of an output.
+        argmax_agreement: share of samples with the same largest first output.
+        origins: per layer with origins, (near ties, unexplained).
+    """
+
+    samples: int = 0
+    layers: int = 0
+    counts_compared: int = 0
+    origin_near_tie: int = 0
+    origin_unexplained: int = 0
+    downstream: int = 0
+    samples_diverged: int = 0
+    max_abs_diff: float = 0.0
+    argmax_agreement: float = 0.0
+    origins: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> bool:
+        """Is every origin explained?"""
+        return self.origin_unexplained == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        names = [name for name in self.__dataclass_fields__ if name != "origins"]
+        return {name: getattr(self, name) for name in names} | {"equal": self.equal}
+
+
+def verify(
+    reference: PathLike,
+    snn: PathLike,
+    data: Data,
+    *,
+    samples: int | None = None,
+    strict: bool = False,
+    preprocess: Preprocess | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    progress: Progress = lambda _title, _samples: lambda _done: None,
+) -> Verification:
+    """Compare the spike counts of an SNN with those of its reference.
+
+    Args:
+        reference: a DA-QCFS stage file, another form of the SNN, a QCFS ANN whose levels
+            are the SNN's T, or the ANN itself (DA-QCFS is then rebuilt from what the
+            SNN says about its neurons).
+        snn: the SNN, or a DA-QCFS stage file.
+        data: see `graphpass_runtime.data.open_data`.
+        samples: use this many, spread evenly.
+        strict: feed every layer of the SNN the reference's counts, so that each layer is
+            judged alone and nothing is downstream.
+        preprocess: how images become inputs; by default what the files say.
+        provider: ``auto``, ``cpu`` or ``cuda`` (with TF32 off).
+        threads: threads for each side.
+        progress: as for `graphpass.convert`.
+
+    Raises:
+        ModelError: the SNN has no neurons, or was not made from this reference.
+        DataError: data that does not fit.
+    """
+    candidate = load(snn)
+    record = _record(candidate)
+    wanted = _reference_model(reference, record)
+    pair = _Pair(wanted, candidate, strict=strict, provider=provider, threads=threads)
+    source = open_model_data(
+        data, pair.reference.inputs, [(snn, record), (reference, None)], preprocess, samples
+    )
+    result = Verification(layers=len(record.neurons))
+    advance = progress("comparing", source.samples)
+    agreed = 0
+    for batch in source.batches(pair.batch):
+        expected, found = pair.run(batch.feeds)
+        _compare(result, record.neurons, expected, found, strict=strict)
+        agreed += _compare_outputs(result, expected, found)
+        count = len(next(iter(expected.counts.values())))
+        result.samples += count
+        advance(count)
+    result.argmax_agreement = agreed / max(1, result.samples)
+    return result
+
+
+@dataclass
+class _Side:
+    """What one side of the comparison gave for a batch.
+
+    Counts have the batch first; potentials are flattened per sample in the same order.
+    """
+
+    counts: dict[str, Counts]
+    potentials: Tensors
+    outputs: list[NDArray[Any]]
+
+
+class _Pair:
+    """The two sides, instrumented alike."""
+
+    def __init__(
+        self, wanted: Model, candidate: Model, *, strict: bool, provider: str, threads: int | None
+    ) -> None:
+        self._wanted, self._candidate = _record(wanted), _record(candidate)
+        self._strict = strict
+        self._options: dict[str, Any] = {
+            "provider": provider,
+            "threads": threads,
+            "memory_limit": 1 << 62,  # batches are small enough as they are
+        }
+        self._names = [output.name for output in candidate.graph.outputs]
+        self.reference = self._open(wanted)
+        self._strict_model = candidate if strict else None
+        self._snn = None if strict else self._open(candidate)
+        peak = self._candidate.peak_elements or 1 << 20
+        self.batch = max(1, min(100, _ELEMENTS // (8 * peak)))
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[_Side, _Side]:
+        """Both sides on one batch."""
+        expected = self._side(self.reference, self._wanted, feeds)
+        extra: Tensors = {}
+        if self._strict:
+            extra = {
+                _replayed(name): np.moveaxis(counts, 0, self._axis(name)).astype(np.float32)
+                for name, counts in expected.counts.items()
+            }
+            if self._snn is None:
+                assert self._strict_model is not None, "set when strict"
+                ranks = {name: counts.ndim for name, counts in expected.counts.items()}
+                _replay(self._strict_model, ranks)
+                self._snn = self._open(self._strict_model)
+        assert self._snn is not None, "opened above"
+        return expected, self._side(self._snn, self._candidate, {**feeds, **extra})
+
+    def _axis(self, name: str) -> int:
+        return next(n.batch_axis for n in self._candidate.neurons if n.name == name)
+
+    def _open(self, model: Model) -> Session:
+        neurons = _record(model).neurons
+        shown = [tensor for n in neurons for tensor in (n.potential, n.spikes)]
+        return Session(to_bytes(model), extra_outputs=shown, **self._options)
+
+    def _side(
+        self, session: Session, record: FileRecord, feeds: Mapping[str, NDArray[Any]]
+    ) -> _Side:
+        tensors = session.run(feeds)
+        counts, potentials = {}, {}
+        for neuron in record.neurons:
+            own = count_spikes(neuron, tensors[neuron.spikes], neuron.levels)
+            counts[neuron.name] = np.moveaxis(own, neuron.batch_axis, 0)
+            potentials[neuron.name] = _one_step(neuron, tensors[neuron.potential], own.shape)
+        return _Side(counts, potentials, [tensors[name] for name in self._names])
+
+
+def _one_step(
+    neuron: Neuron, potential: NDArray[Any], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """The potential of the first time-step: it is the same at all of them."""
+    axis = neuron.batch_axis
+    single = np.take(potential, range(shape[axis]), axis=axis)
+    return np.moveaxis(single, axis, 0)
+
+
+def _record(model: Model) -> FileRecord:
+    if model.record is None or not model.record.neurons:
+        raise ModelError(
+            "has no spiking neurons", where=model.name, remedy="run graphpass convert on it"
+        )
+    return model.record
+
+
+def _reference_model(path: PathLike, record: FileRecord) -> Model:
+    model = load(path)
+    stage = model.record.stage if model.record else None
+    if stage in (Stage.DAQCFS, Stage.CALIBRATED, Stage.SPIKING):
+        _check_same_neurons(model, record)
+        return model
+    if stage is None:
+        stages.normalise(model)
+    return _rebuilt(model, record)
+
+
+def _check_same_neurons(model: Model, record: FileRecord) -> None:
+    own = {n.name: n.levels for n in _record(model).neurons}
+    if own != {n.name: n.levels for n in record.neurons}:
+        raise ModelError(
+            "has other neurons, or another T, than the SNN",
+            where=model.name,
+            remedy="give a stage file of the same conversion",
+        )
+
+
+def _rebuilt(model: Model, record: FileRecord) -> Model:
+    """DA-QCFS from the ANN and the SNN's record; a QCFS at its own levels keeps its own."""
+    nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
+    neurons = []
+    for neuron in record.neurons:
+        node = nodes.get(neuron.name)
+        if node is None:
+            raise ModelError(
+                f"writes no activation '{neuron.name}'",
+                where=model.name,
+                remedy="give the ANN that the SNN was converted from",
+            )
+        neurons.append(_own_quantisation(node, neuron))
+        counted.build_daqcfs(model, node, neurons[-1])
+    editing.tidy(model)
+    model.note(neurons=tuple(neurons), steps=record.steps, stage=Stage.CALIBRATED)
+    return model
+
+
+def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
+    counted_like = replace(neuron, carrier=FORMS["counts"][0])
+    if not editing.is_dialect(node, dialect.QCFS):
+        return counted_like
+    if editing.scalar(node.inputs[2]) != neuron.levels:
+        return counted_like
+    theta = np.asarray(editing.values(node.inputs[1]), np.float32).ravel()
+    theta = np.broadcast_to(theta, neuron.threshold.shape).copy()
+    return replace(
+        counted_like,
+        threshold=theta,
+        shift=np.zeros_like(theta),
+        amplitude=(theta / np.float32(neuron.levels)).astype(np.float32),
+    )
+
+
+def _replayed(name: str) -> str:
+    return f"{name}/reference_counts"
+
+
+def _replay(model: Model, ranks: Mapping[str, int]) -> None:
+    """Let every reader of a neuron read the reference's counts, fed as new inputs.
+
+    A neuron with threshold T and no shift turns a count n into exactly n spikes.
+    """
+    record = _record(model)
+    form = record.form or "counts"
+    nodes = {
+        n.outputs[2].name: n for n in model.graph.nodes if editing.is_dialect(n, *dialect.SPIKING)
+    }
+    for neuron in record.neurons:
+        node = nodes[neuron.spikes]
+        flows = node.outputs[0]
+        node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
+        counts = gs.Variable(
+            _replayed(neuron.name), np.dtype(np.float32), [None] * ranks[neuron.name]
+        )
+        counts.shape[neuron.batch_axis] = "N"
+        model.graph.inputs.append(counts)
+        unit = replace(
+            neuron,
+            name=f"{neuron.name}/replayed",
+            threshold=np.full_like(neuron.threshold, neuron.levels),
+            shift=np.zeros_like(neuron.shift),
+        )
+        repeat = gs.Node(
+            dialect.DAQCFS,
+            domain=dialect.DOMAIN,
+            inputs=parameters.inputs(model, unit, counts),
+            outputs=parameters.outputs(unit, flows),
+        )
+        FORMS[form][1](model, repeat, unit, TimeType(Kind.STATIC, neuron.batch_axis))
+        model.graph.nodes.append(repeat)
+    model.graph.toposort()
+
+
+def _compare(
+    result: Verification,
+    neurons: Iterable[Neuron],
+    expected: _Side,
+    found: _Side,
+    *,
+    strict: bool,
+) -> None:
+    size = len(next(iter(expected.counts.values())))
+    diverged = np.zeros(size, bool)
+    for neuron in neurons:
+        name = neuron.name
+        differs = (expected.counts[name] != found.counts[name]).reshape(size, -1)
+        result.counts_compared += differs.size
+        judged = differs if strict else differs & ~diverged[:, None]
+        u = expected.potentials[name].reshape(size, -1)[judged].astype(np.float64)
+        near = np.abs(u - np.rint(u)) <= NEAR * np.maximum(1.0, np.abs(u))
+        ties, unexplained = int(near.sum()), int((~near).sum())
+        result.origin_near_tie += ties
+        result.origin_unexplained += unexplained
+        result.downstream += int(differs.sum() - judged.sum())
+        if ties or unexplained:
+            old = result.origins.get(name, (0, 0))
+            result.origins[name] = (old[0] + ties, old[1] + unexplained)
+        diverged |= differs.any(axis=1)
+    result.samples_diverged += int(diverged.sum())
+
+
+def _compare_outputs(result: Verification, expected: _Side, found: _Side) -> int:
+    for a, b in zip(expected.outputs, found.outputs, strict=True):
+        if a.size and a.dtype.kind == "f":
+            result.max_abs_diff = max(result.max_abs_diff, float(np.abs(a - b).max()))
+    first, second = expected.outputs[0], found.outputs[0]
+    flat = [array.reshape(len(array), -1) for array in (first, second)]
+    return int((flat[0].argmax(axis=1) == flat[1].argmax(axis=1)).sum())
