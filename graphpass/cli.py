@@ -106,7 +106,7 @@ _EVALUATION_DATA = (
 @_preprocessing
 @click.option(
     "--form",
-    type=click.Choice(["matmul", "counts"]),
+    type=click.Choice(["matmul", "sorted", "counts"]),
     default="matmul",
     show_default=True,
     help="Explicit spike trains as in the paper, or one spike count per neuron.",

@@ -26,11 +26,22 @@ DAQCFS = "DAQCFS"
 SPIKE_COUNT = "SpikeCount"
 PARALLEL_SPIKES = "ParallelSpikes"
 PARALLEL_SPIKES_STATIC = "ParallelSpikesStatic"
+SORTED_SPIKES = "SortedSpikes"
+SORTED_SPIKES_STATIC = "SortedSpikesStatic"
 REPEAT_IN_TIME = "RepeatInTime"
 MEAN_OVER_TIME = "MeanOverTime"
 
 #: Functions that spike.
-SPIKING = frozenset({DAQCFS, SPIKE_COUNT, PARALLEL_SPIKES, PARALLEL_SPIKES_STATIC})
+SPIKING = frozenset(
+    {
+        DAQCFS,
+        SPIKE_COUNT,
+        PARALLEL_SPIKES,
+        PARALLEL_SPIKES_STATIC,
+        SORTED_SPIKES,
+        SORTED_SPIKES_STATIC,
+    }
+)
 #: Functions that spike, or will in a later stage.
 NEURONS = SPIKING | {CLIP_RELU, QCFS}
 
@@ -56,6 +67,41 @@ _COUNT = """
     y = Mul (spikes, amplitude)
 """
 
+# A spike carries the post-threshold T * amplitude = theta + phi, so that its mean over
+# time is the amplitude. A cast and a product run faster here than a Where.
+_EMIT = """
+    post_threshold = Mul (amplitude, levels)
+    binary = Cast <to = 1> (spikes)
+    y = Mul (binary, post_threshold)
+"""
+
+# The first firing step, T + 1 where there is none.
+_FIRST = """
+    whole = Floor (potential)
+    {clip_count}
+    one = Constant <value = float {1.0}> ()
+    beyond = Add (levels, one)
+    first = Sub (beyond, count)
+"""
+
+# The shape of x with another size on the batch axis.
+_UNFOLDED = """
+    shape = Shape (x)
+    features = Gather (shape, rest)
+    unfolded = Concat <axis = 0> (lead, features)
+"""
+
+# Charge of T trains: sum over time, then u = (sum + T shift) / theta + 1/2.
+_CHARGED = """
+    one_over = Constant <value = float {1.0}> ()
+    gain = Div (one_over, threshold)
+    total_shift = Mul (shift, levels)
+    shifted = Mul (total_shift, gain)
+    offset = Add (shifted, half)
+    scaled = Mul (charged, gain)
+    potential = Add (scaled, offset)
+"""
+
 _SIGNATURES = {
     CLIP_RELU: "(x, threshold) => (y)",
     QCFS: "(x, threshold, levels) => (y)",
@@ -68,6 +114,13 @@ _SIGNATURES = {
     PARALLEL_SPIKES_STATIC: (
         "(x, threshold, shift, amplitude, levels, steps, split, lead, rest)"
         " => (y, potential, spikes)"
+    ),
+    SORTED_SPIKES: (
+        "(x, threshold, shift, amplitude, levels, steps, sum, split, row, lead, rest)"
+        " => (y, potential, spikes)"
+    ),
+    SORTED_SPIKES_STATIC: (
+        "(x, threshold, shift, amplitude, levels, steps, row, lead, rest) => (y, potential, spikes)"
     ),
     REPEAT_IN_TIME: "(x, repeats) => (y)",
     MEAN_OVER_TIME: "(x, average, split, lead, rest) => (y)",
@@ -94,40 +147,64 @@ _BODIES = {
     # Eqs. 8 and 9. x holds T trains of currents, [T*N, ...]. Row x of the conversion
     # matrix is 1/(T-x+1) everywhere; multiplied by (T-x+1) it is all ones, the charge
     # of every step becomes u itself, and step x fires when u >= T-x+1: a comparison
-    # with exact integers (`steps`). A spike carries the post-threshold T * amplitude =
-    # theta + phi, so that its mean over time is the amplitude.
+    # with exact integers (`steps`).
     PARALLEL_SPIKES: _HALF_AND_ZERO
     + """
     trains = Reshape (x, split)
     charge = MatMul (conversion, trains)
     shape = Shape (x)
     charged = Reshape (charge, shape)
-    one = Constant <value = float {1.0}> ()
-    gain = Div (one, threshold)
-    total_shift = Mul (shift, levels)
-    shifted = Mul (total_shift, gain)
-    offset = Add (shifted, half)
-    scaled = Mul (charged, gain)
-    potential = Add (scaled, offset)
+"""
+    + _CHARGED
+    + """
     by_step = Reshape (potential, split)
     {fires}
     spikes = Reshape (fired, shape)
-    post_threshold = Mul (amplitude, levels)
-    {emit}
-""",
+"""
+    + _EMIT,
     # The same for a current that is equal at every step: its charge is computed once.
     PARALLEL_SPIKES_STATIC: _HALF_AND_ZERO
     + _POTENTIAL
     + """
     by_step = Reshape (potential, split)
     {fires}
-    shape = Shape (x)
-    features = Gather (shape, rest)
-    unfolded = Concat <axis = 0> (lead, features)
+"""
+    + _UNFOLDED
+    + """
     spikes = Reshape (fired, unfolded)
-    post_threshold = Mul (amplitude, levels)
-    {emit}
-""",
+"""
+    + _EMIT,
+    # Section 4.3: one sum over time charges all steps, since the rows of the conversion
+    # matrix are constant; the first firing step says when the others fire.
+    SORTED_SPIKES: _HALF_AND_ZERO
+    + """
+    trains = Reshape (x, split)
+    total = MatMul (sum, trains)
+"""
+    + _UNFOLDED
+    + """
+    charged = Reshape (total, unfolded)
+"""
+    + _CHARGED
+    + _FIRST
+    + """
+    by_step = Reshape (first, row)
+    {reaches}
+    spikes = Reshape (fired, shape)
+"""
+    + _EMIT,
+    SORTED_SPIKES_STATIC: _HALF_AND_ZERO
+    + _POTENTIAL
+    + _FIRST
+    + """
+    by_step = Reshape (first, row)
+    {reaches}
+"""
+    + _UNFOLDED
+    + """
+    spikes = Reshape (fired, unfolded)
+"""
+    + _EMIT,
     # [N, ...] -> [T*N, ...], time outermost.
     REPEAT_IN_TIME: """
     y = Tile (x, repeats)
@@ -136,9 +213,9 @@ _BODIES = {
     MEAN_OVER_TIME: """
     trains = Reshape (x, split)
     mean = MatMul (average, trains)
-    shape = Shape (x)
-    features = Gather (shape, rest)
-    unfolded = Concat <axis = 0> (lead, features)
+"""
+    + _UNFOLDED
+    + """
     y = Reshape (mean, unfolded)
 """,
 }
@@ -148,18 +225,23 @@ def _spelling(opset: int) -> dict[str, str]:
     """The words that differ between opsets 8 and the newest."""
     return {
         # Clip takes its bounds as inputs from opset 11 on.
-        "clip": "spikes = Clip (whole, zero, levels)"
-        if opset >= 11
-        else "positive = Max (whole, zero)\n    spikes = Min (positive, levels)",
-        # GreaterOrEqual came with opset 12.
+        "clip": _clip("spikes", opset),
+        "clip_count": _clip("count", opset),
+        # GreaterOrEqual came with opset 12. `steps` are the integers that u is compared
+        # with, T-x+1, or the numbers x of the steps that the first firing one is.
         "fires": "fired = GreaterOrEqual (by_step, steps)"
         if opset >= 12
         else "below = Less (by_step, steps)\n    fired = Not (below)",
-        # Where came with opset 9.
-        "emit": "y = Where (spikes, post_threshold, zero)"
-        if opset >= 9
-        else "binary = Cast <to = 1> (spikes)\n    y = Mul (binary, post_threshold)",
+        "reaches": "fired = GreaterOrEqual (steps, by_step)"
+        if opset >= 12
+        else "early = Less (steps, by_step)\n    fired = Not (early)",
     }
+
+
+def _clip(output: str, opset: int) -> str:
+    if opset >= 11:
+        return f"{output} = Clip (whole, zero, levels)"
+    return f"positive = Max (whole, zero)\n    {output} = Min (positive, levels)"
 
 
 def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from graphpass import stages
 from graphpass.calibration.thresholds import Progress
+from graphpass.forms import FORMS
 from graphpass.model import Model, load, save, to_bytes
-from graphpass.neurons import FORMS
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError

@@ -11,12 +11,11 @@ from graphpass import dialect, editing
 from graphpass.activation import upper_bound
 from graphpass.calibration import paper
 from graphpass.calibration.thresholds import OpenSession, Progress, record_maximum
+from graphpass.forms import FORMS
 from graphpass.model import Model, infer_shapes
-from graphpass.neurons import FORMS, Carrier, counted
-from graphpass.passes.average_time import AverageTime
+from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
 from graphpass.passes.bound_activations import BoundActivations
-from graphpass.passes.emit_spikes import EmitSpikes
 from graphpass.passes.fold_batch_norm import FoldBatchNorm
 from graphpass.passes.fold_constants import FoldConstants
 from graphpass.passes.fold_shapes import FoldShapes
@@ -24,7 +23,6 @@ from graphpass.passes.free_batch import FreeBatch
 from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
-from graphpass.passes.repeat_static import RepeatStatic
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.plan import Activation, Plan
 from graphpass.timeflow import TimeFlow, infer
@@ -105,7 +103,7 @@ def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
         by_name = {neuron.name: neuron for neuron in neurons}
         for node in model.graph.nodes:
             if editing.is_dialect(node, dialect.DAQCFS):
-                counted.build_daqcfs(model, node, by_name[node.outputs[0].name])
+                daqcfs.build(model, node, by_name[node.outputs[0].name])
         editing.tidy(model)
         infer_shapes(model)
         model.note(neurons=neurons)
@@ -123,13 +121,11 @@ def emit(model: Model, form: str) -> None:
     """Stage 4: spiking neurons; in a form with trains, the time axis appears."""
     assert model.record is not None, "stage 3 has a record"
     assert model.record.steps is not None, "stage 3 has a T"
-    steps, carrier = model.record.steps, FORMS[form][0]
+    steps, chosen = model.record.steps, FORMS[form]
     flow = infer(model, [neuron.name for neuron in model.record.neurons])
-    run_all(model, [EmitSpikes(flow, form)])
-    if carrier is Carrier.TRAIN:
-        run_all(model, [RepeatStatic(flow, steps), AverageTime(flow, steps)])
+    run_all(model, chosen.passes(flow, steps))
     _forget_folded_shapes(model)
-    peak = _peak_elements(flow, steps if carrier is Carrier.TRAIN else 1)
+    peak = _peak_elements(flow, steps if chosen.carrier is Carrier.TRAIN else 1)
     model.note(stage=Stage.SPIKING, form=form, peak_elements=peak)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from graphpass import dialect, editing, stages
 from graphpass.calibration.thresholds import Progress
 from graphpass.model import Model, load, to_bytes
-from graphpass.neurons import FORMS, Neuron, counted, parameters
+from graphpass.neurons import Carrier, Neuron, daqcfs, matmul, parameters
 from graphpass.timeflow import Kind, TimeType
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord, Stage
@@ -248,22 +248,22 @@ def _rebuilt(model: Model, record: FileRecord) -> Model:
                 remedy="give the ANN that the SNN was converted from",
             )
         neurons.append(_own_quantisation(node, neuron))
-        counted.build_daqcfs(model, node, neurons[-1])
+        daqcfs.build(model, node, neurons[-1])
     editing.tidy(model)
     model.note(neurons=tuple(neurons), steps=record.steps, stage=Stage.CALIBRATED)
     return model
 
 
 def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
-    counted_like = replace(neuron, carrier=FORMS["counts"][0])
+    daqcfs_like = replace(neuron, carrier=Carrier.COUNT)
     if not editing.is_dialect(node, dialect.QCFS):
-        return counted_like
+        return daqcfs_like
     if editing.scalar(node.inputs[2]) != neuron.levels:
-        return counted_like
+        return daqcfs_like
     theta = np.asarray(editing.values(node.inputs[1]), np.float32).ravel()
     theta = np.broadcast_to(theta, neuron.threshold.shape).copy()
     return replace(
-        counted_like,
+        daqcfs_like,
         threshold=theta,
         shift=np.zeros_like(theta),
         amplitude=(theta / np.float32(neuron.levels)).astype(np.float32),
@@ -275,39 +275,45 @@ def _replayed(name: str) -> str:
 
 
 def _replay(model: Model, ranks: Mapping[str, int]) -> None:
-    """Let every reader of a neuron read the reference's counts, fed as new inputs.
-
-    A neuron with threshold T and no shift turns a count n into exactly n spikes.
-    """
-    record = _record(model)
-    form = record.form or "counts"
-    nodes = {
-        n.outputs[2].name: n for n in model.graph.nodes if editing.is_dialect(n, *dialect.SPIKING)
-    }
-    for neuron in record.neurons:
-        node = nodes[neuron.spikes]
-        flows = node.outputs[0]
-        node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
+    """Let every reader of a neuron read the reference's counts, fed as new inputs."""
+    neurons = {neuron.spikes: neuron for neuron in _record(model).neurons}
+    for node in [n for n in model.graph.nodes if editing.is_dialect(n, *dialect.SPIKING)]:
+        spikes = node.outputs[-1]
+        neuron = neurons[spikes.name]
         counts = gs.Variable(
             _replayed(neuron.name), np.dtype(np.float32), [None] * ranks[neuron.name]
         )
         counts.shape[neuron.batch_axis] = "N"
         model.graph.inputs.append(counts)
-        unit = replace(
-            neuron,
-            name=f"{neuron.name}/replayed",
-            threshold=np.full_like(neuron.threshold, neuron.levels),
-            shift=np.zeros_like(neuron.shift),
-        )
-        repeat = gs.Node(
-            dialect.DAQCFS,
-            domain=dialect.DOMAIN,
-            inputs=parameters.inputs(model, unit, counts),
-            outputs=parameters.outputs(unit, flows),
-        )
-        FORMS[form][1](model, repeat, unit, TimeType(Kind.STATIC, neuron.batch_axis))
-        model.graph.nodes.append(repeat)
+        if spikes.outputs:  # what follows reads counts
+            editing.redirect(model, spikes, counts)
+        else:
+            _fire_again(model, node, neuron, counts)
     model.graph.toposort()
+
+
+def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:
+    """A second neuron takes over the output of the first.
+
+    With threshold T and no shift it turns a count n into exactly n spikes.
+    """
+    flows = node.outputs[0]
+    node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
+    unit = replace(
+        neuron,
+        name=f"{neuron.name}/replayed",
+        threshold=np.full_like(neuron.threshold, neuron.levels),
+        shift=np.zeros_like(neuron.shift),
+    )
+    again = gs.Node(
+        dialect.DAQCFS,
+        domain=dialect.DOMAIN,
+        inputs=parameters.inputs(model, unit, counts),
+        outputs=parameters.outputs(unit, flows),
+    )
+    if neuron.carrier is Carrier.TRAIN:
+        matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
+    model.graph.nodes.append(again)
 
 
 def _compare(

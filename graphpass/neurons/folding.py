@@ -14,7 +14,7 @@ from graphpass_runtime.errors import ModelError
 def split(model: Model, name: str, shape: Shape, kind: TimeType, steps: int) -> gs.Constant:
     """Reshape target `[..., steps, -1]` that gives time an axis of its own."""
     target = np.array([*_ahead(model, name, shape, kind), steps, -1], np.int64)
-    return editing.constant(model, f"{name}/split", target)
+    return editing.constant(model, f"{name}/split_by_{steps}", target)
 
 
 def unfolded(model: Model, name: str, shape: Shape, kind: TimeType) -> list[gs.Constant]:

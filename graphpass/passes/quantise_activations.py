@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphpass import dialect, editing
 from graphpass.activation import channel_count
 from graphpass.model import Model
-from graphpass.neurons import Neuron, counted
+from graphpass.neurons import Neuron, daqcfs
 from graphpass.passes.base import Pass
 from graphpass.timeflow import TimeFlow
 
@@ -37,7 +37,7 @@ class QuantiseActivations(Pass):
             named = node.outputs and node.outputs[0].name in self._names
             if named and editing.is_dialect(node, dialect.CLIP_RELU, dialect.QCFS):
                 neuron = self._record(node)
-                counted.build_daqcfs(model, node, neuron)
+                daqcfs.build(model, node, neuron)
                 made.append(neuron)
         if made:
             model.note(neurons=tuple(made), steps=self._levels)

@@ -1,4 +1,4 @@
-"""Neurons without a time axis: DA-QCFS of stages 2 and 3, and the form `counts`.
+"""Neurons without a time axis: DA-QCFS of stages 2 and 3.
 
 n = Clip(Floor(T (x + shift) / theta + 1/2), 0, T) and y = amplitude n: eq. 9 of the
 paper with T~ = T. The conversion matrix has rank one, so that all a parallel neuron
@@ -12,18 +12,12 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect
 from graphpass.model import Model
 from graphpass.neurons import parameters
-from graphpass.timeflow import TimeType
 from graphpass_runtime.metadata import Neuron
 
 
-def build_daqcfs(model: Model, node: gs.Node, neuron: Neuron) -> None:
+def build(model: Model, node: gs.Node, neuron: Neuron) -> None:
     """Turn an activation into a `graphpass::DAQCFS` with the neuron's parameters."""
     node.op, node.domain = dialect.DAQCFS, dialect.DOMAIN
     node.attrs.clear()
     node.inputs = parameters.inputs(model, neuron, node.inputs[0])
     node.outputs = parameters.outputs(neuron, node.outputs[0])
-
-
-def build_counts(_model: Model, node: gs.Node, _neuron: Neuron, _source: TimeType) -> None:
-    """Turn a DA-QCFS into a `graphpass::SpikeCount`: the same inputs and outputs."""
-    node.op = dialect.SPIKE_COUNT

@@ -1,0 +1,47 @@
+"""The parallel neuron in the paper's optimised form (section 4.3).
+
+All entries of a row of the conversion matrix are equal, so one sum over time charges
+every step. The first firing step is then known in closed form, T - n + 1 with
+n = Clip(Floor(u), 0, T), and a neuron that has fired once fires at every later step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphpass import dialect, editing
+from graphpass.model import Model
+from graphpass.neurons import folding
+from graphpass.timeflow import TimeType
+from graphpass_runtime.metadata import Neuron
+
+
+def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None:
+    """Turn a DA-QCFS into a `graphpass::SortedSpikes`, or its variant for static currents.
+
+    Args:
+        model: stage 3.
+        node: the DA-QCFS node, changed in place.
+        neuron: its record.
+        source: time type of its input current.
+    """
+    levels, name, shape = neuron.levels, neuron.name, list(node.inputs[0].shape)
+    steps = np.arange(1, levels + 1, dtype=np.float32).reshape(levels, 1)
+    first = [*node.inputs, editing.constant(model, f"{name}/steps", steps)]
+    back = [
+        folding.split(model, name, shape, source, 1),
+        *folding.unfolded(model, name, shape, source),
+    ]
+    if source.varies:
+        ones = np.ones((1, levels), np.float32)
+        node.op = dialect.SORTED_SPIKES
+        node.inputs = [
+            *first,
+            editing.constant(model, f"{name}/sum", ones),
+            folding.split(model, name, shape, source, levels),
+            *back,
+        ]
+    else:
+        node.op = dialect.SORTED_SPIKES_STATIC
+        node.inputs = [*first, *back]
