@@ -15,9 +15,12 @@ _UNBOUNDED = float(np.finfo(np.float32).max)  # what exporters write for "no bou
 def bounds(node: gs.Node) -> tuple[float, float] | None:
     """The interval that a Relu, Clip, Max or Min keeps its input in.
 
-    None for other nodes and where a bound is not one constant number. Bounds may be
-    attributes (opset < 11), scalars, of shape [1], or left out.
+    None for other nodes, for integers (shape arithmetic, never an activation), and where a
+    bound is not one constant number. Bounds may be attributes (opset < 11), scalars, of
+    shape [1], or left out.
     """
+    if not node.inputs or _holds_integers(node.inputs[0]):
+        return None
     if editing.is_standard(node, "Relu"):
         return 0.0, math.inf
     if editing.is_standard(node, "Clip"):
@@ -25,11 +28,25 @@ def bounds(node: gs.Node) -> tuple[float, float] | None:
         high = _bound(node, "max", 2, math.inf)
         return None if low is None or high is None else (low, high)
     if editing.is_standard(node, "Max", "Min") and len(node.inputs) == 2:
-        limits = [editing.scalar(tensor) for tensor in node.inputs]
-        known = [limit for limit in limits if limit is not None]
-        if len(known) == 1:
-            return (known[0], math.inf) if node.op == "Max" else (-math.inf, known[0])
+        return _one_sided(node)
     return None
+
+
+def _holds_integers(tensor: gs.Tensor) -> bool:
+    return tensor.dtype is not None and bool(np.issubdtype(tensor.dtype, np.integer))
+
+
+def _one_sided(node: gs.Node) -> tuple[float, float] | None:
+    """The interval of a Max or Min with one number, unless it adds axes to the other input."""
+    numbers = [t for t in node.inputs if editing.scalar(t) is not None]
+    if len(numbers) != 1:
+        return None
+    (number,) = numbers
+    (other,) = (t for t in node.inputs if t is not number)
+    if other.shape is not None and len(number.shape) > len(other.shape):
+        return None
+    limit = float(number.values.item())
+    return (limit, math.inf) if node.op == "Max" else (-math.inf, limit)
 
 
 def _bound(node: gs.Node, name: str, index: int, default: float) -> float | None:

@@ -225,7 +225,7 @@ def evaluate(
 def inspect(model: str, keep: tuple[str, ...], first_activation: str, as_json: bool) -> None:
     """Show what is in MODEL, and what a conversion would make of it."""
     from graphpass.inspection import inspect as run
-    from graphpass.reports.tables import activation_table, plain_table, tensor_table
+    from graphpass.reports.tables import activation_table, plain_table, printable, tensor_table
 
     result = run(model, keep=keep, first_activation=first_activation)
     if as_json:
@@ -239,7 +239,8 @@ def inspect(model: str, keep: tuple[str, ...], first_activation: str, as_json: b
     what = f"{result.stage} of a conversion" if result.stage else "ANN"
     console.print(f"{result.model}: {what}, opset {result.opset}", highlight=False, markup=False)
     for line in result.refused:
-        console.print(f"refused: {line}", style="red", highlight=False, markup=False)
+        refused = f"refused: {printable(line)}"
+        console.print(refused, style="red", highlight=False, markup=False)
     return None
 
 

@@ -5,9 +5,9 @@ ONNX Runtime inlines it, CUDA graphs stay possible, and Netron shows one node pe
 neuron layer that opens to its subgraph. A body is written for the model's own
 opset; where operators changed between opsets, `_Spelling` picks the words.
 
-Every function that spikes has three outputs: what flows on, the membrane potential u
-in units of thresholds, and the spikes. The last two cost nothing when unused,
-since both are intermediate results anyway.
+Every function that spikes has the spikes as its last output. Those of the stages and of
+trains have two more: what flows on, and the membrane potential u in units of
+thresholds. They cost nothing when unused, since they are intermediate results anyway.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ _SIGNATURES = {
     CLIP_RELU: "(x, threshold) => (y)",
     QCFS: "(x, threshold, levels) => (y)",
     DAQCFS: "(x, threshold, shift, amplitude, levels) => (y, potential, spikes)",
-    SPIKE_COUNT: "(x, threshold, shift, amplitude, levels) => (y, potential, spikes)",
+    SPIKE_COUNT: "(x, levels) => (spikes)",
     PARALLEL_SPIKES: (
         "(x, threshold, shift, amplitude, levels, conversion, steps, split)"
         " => (y, potential, spikes)"
@@ -143,7 +143,13 @@ _BODIES = {
     + _COUNT,
     # Eq. 9 with T~ = T.
     DAQCFS: _HALF_AND_ZERO + _POTENTIAL + _COUNT,
-    SPIKE_COUNT: _HALF_AND_ZERO + _POTENTIAL + _COUNT,
+    # x is u itself. Clamping before rounding gives the same count, since 0 and T are
+    # integers, and lets the clamp fuse into what computes u.
+    SPIKE_COUNT: """
+    zero = Constant <value = float {0.0}> ()
+    {clamp}
+    spikes = Floor (clamped)
+""",
     # Eqs. 8 and 9. x holds T trains of currents, [T*N, ...]. Row x of the conversion
     # matrix is 1/(T-x+1) everywhere; multiplied by (T-x+1) it is all ones, the charge
     # of every step becomes u itself, and step x fires when u >= T-x+1: a comparison
@@ -227,6 +233,7 @@ def _spelling(opset: int) -> dict[str, str]:
         # Clip takes its bounds as inputs from opset 11 on.
         "clip": _clip("spikes", opset),
         "clip_count": _clip("count", opset),
+        "clamp": _clip("clamped", opset, "x"),
         # GreaterOrEqual came with opset 12. `steps` are the integers that u is compared
         # with, T-x+1, or the numbers x of the steps that the first firing one is.
         "fires": "fired = GreaterOrEqual (by_step, steps)"
@@ -238,10 +245,10 @@ def _spelling(opset: int) -> dict[str, str]:
     }
 
 
-def _clip(output: str, opset: int) -> str:
+def _clip(output: str, opset: int, source: str = "whole") -> str:
     if opset >= 11:
-        return f"{output} = Clip (whole, zero, levels)"
-    return f"positive = Max (whole, zero)\n    {output} = Min (positive, levels)"
+        return f"{output} = Clip ({source}, zero, levels)"
+    return f"positive = Max ({source}, zero)\n    {output} = Min (positive, levels)"
 
 
 def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:

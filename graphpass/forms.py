@@ -14,6 +14,8 @@ from graphpass.passes.average_time import AverageTime
 from graphpass.passes.base import Pass
 from graphpass.passes.count_spikes import CountSpikes
 from graphpass.passes.emit_spikes import Builder, EmitSpikes
+from graphpass.passes.fold_amplitude import FoldAmplitude
+from graphpass.passes.pool_first import PoolFirst
 from graphpass.passes.repeat_static import RepeatStatic
 from graphpass.timeflow import TimeFlow
 
@@ -48,5 +50,9 @@ FORMS: dict[str, Form] = {
     "sorted": Form(
         Carrier.TRAIN, _trains(sorted_trains.build), "explicit trains, charged by one sum"
     ),
-    "counts": Form(Carrier.COUNT, lambda _flow, _steps: [CountSpikes()], "spike counts only"),
+    "counts": Form(
+        Carrier.COUNT,
+        lambda _flow, _steps: [PoolFirst(), CountSpikes(), FoldAmplitude()],
+        "spike counts only",
+    ),
 }

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnx.external_data_helper
 import onnx.inliner
+import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -36,6 +37,7 @@ G_LOGGER.severity = G_LOGGER.CRITICAL
 _OLDEST_IR_WITH_FUNCTIONS, _NEWEST_IR = 8, 13  # the newest that ONNX Runtime 1.31 loads
 _OLDEST_OPSET, _NEWEST_OPSET = 8, 26  # broadcast Min and Max; what ONNX Runtime 1.31 loads
 _SMALL_BYTES = 1024
+_NOTES = "notes"  # attribute of a gs.Node
 
 
 @dataclass
@@ -56,7 +58,6 @@ class Model:
         name: what to call the model in errors (a file name, never a full path).
         props: the metadata entries that are not graphpass's own, kept as they are.
         header: model-level fields that the editing view has no place for.
-        notes: per node, by the name of its first output, what would be lost.
     """
 
     graph: gs.Graph
@@ -64,7 +65,6 @@ class Model:
     name: str = "model"
     props: dict[str, str] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, NodeNotes] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
@@ -88,7 +88,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     if not path.is_file():
         raise ModelError("no such file", where=str(path), remedy="check the path")
     try:
-        proto = onnx.load(str(path))
+        # The format is named because onnx goes by the suffix: .json, .txt and others.
+        proto = onnx.load(str(path), format="protobuf")
     except DecodeError as error:
         raise ModelError(
             "not an ONNX file, or cut short",
@@ -125,19 +126,16 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
         )
     proto = _without_functions(proto)
     props = {p.key: p.value for p in proto.metadata_props}
-    notes = {
-        node.output[0]: NodeNotes(node.doc_string, {p.key: p.value for p in node.metadata_props})
-        for node in proto.graph.node
-        if node.output and (node.doc_string or node.metadata_props)
-    }
     # Before IR 4 every initializer is listed as an input too; a weight that a
     # caller may replace at run time cannot be compiled.
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
+    _spell_weights(proto)
     try:
         graph = gs.import_onnx(proto)
+        _attach_notes(proto, graph)
         graph.toposort()
     except Exception as error:  # graphsurgeon raises bare Exception subclasses of its own
         raise ModelError(f"graph cannot be read ({_first_line(error)})", where=name) from error
@@ -152,7 +150,6 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
             "doc_string": proto.doc_string,
             "ir_version": proto.ir_version,
         },
-        notes=notes,
     )
 
 
@@ -172,11 +169,11 @@ def to_proto(model: Model) -> onnx.ModelProto:
     own = model.record.to_props() if model.record else {}
     for key, value in {**model.props, **own}.items():
         proto.metadata_props.add(key=key, value=value)
-    for node in proto.graph.node:
-        if node.output and (notes := model.notes.get(node.output[0])):
-            node.doc_string = notes.doc_string
+    for written, node in zip(proto.graph.node, graph.nodes, strict=True):
+        if notes := getattr(node, _NOTES, None):
+            written.doc_string = notes.doc_string
             for key, value in notes.metadata.items():
-                node.metadata_props.add(key=key, value=value)
+                written.metadata_props.add(key=key, value=value)
     return proto
 
 
@@ -252,6 +249,23 @@ def infer_shapes(model: Model) -> None:
         if isinstance(tensor, gs.Variable) and value.type.HasField("tensor_type"):
             tensor.dtype = _numpy_dtype(value.type.tensor_type.elem_type)
             tensor.shape = _dims(value.type.tensor_type)
+
+
+def _attach_notes(proto: onnx.ModelProto, graph: gs.Graph) -> None:
+    """Let every node carry its notes: names of tensors change on the way, nodes do not."""
+    for read, node in zip(proto.graph.node, graph.nodes, strict=True):
+        if read.doc_string or read.metadata_props:
+            metadata = {p.key: p.value for p in read.metadata_props}
+            setattr(node, _NOTES, NodeNotes(read.doc_string, metadata))
+
+
+def _spell_weights(proto: onnx.ModelProto) -> None:
+    """Write all weights as raw bytes; else the file would depend on which were looked at."""
+    for weight in proto.graph.initializer:
+        external = weight.data_location == onnx.TensorProto.EXTERNAL
+        if not weight.HasField("raw_data") and not external and not weight.string_data:
+            array = onnx.numpy_helper.to_array(weight)
+            weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,31 +9,26 @@ origin, reported and not judged. Equal means: no origin that is not a near tie.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
 from graphpass.calibration.thresholds import Progress
-from graphpass.model import Model, load, to_bytes
-from graphpass.neurons import Carrier, Neuron, daqcfs, matmul, parameters
-from graphpass.timeflow import Kind, TimeType
+from graphpass.instrument import Instrumented, Reading, spiking_record
+from graphpass.model import Model, load
+from graphpass.neurons import Carrier, Neuron, daqcfs
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord, Stage
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
 from graphpass_runtime.preprocess import Preprocess
-from graphpass_runtime.session import Session
-from graphpass_runtime.spikes import count_spikes
 
 NEAR = 2.0**-16  # a potential this close to an integer, relatively, is a near tie
 _ELEMENTS = 1 << 27  # float32 values that both sides may hold at once
-
-Counts = NDArray[np.int32]
-Tensors = dict[str, NDArray[Any]]
+_LARGEST_BATCH = 100
 
 
 @dataclass
@@ -108,17 +103,21 @@ def verify(
         DataError: data that does not fit.
     """
     candidate = load(snn)
-    record = _record(candidate)
+    record = spiking_record(candidate)
     wanted = _reference_model(reference, record)
-    pair = _Pair(wanted, candidate, strict=strict, provider=provider, threads=threads)
+    options = {"provider": provider, "threads": threads}
+    left = Instrumented(wanted, record, options)
+    right = Instrumented(candidate, spiking_record(wanted), options)
     source = open_model_data(
-        data, pair.reference.inputs, [(snn, record), (reference, None)], preprocess, samples
+        data, left.session.inputs, [(snn, record), (reference, None)], preprocess, samples
     )
     result = Verification(layers=len(record.neurons))
     advance = progress("comparing", source.samples)
     agreed = 0
-    for batch in source.batches(pair.batch):
-        expected, found = pair.run(batch.feeds)
+    for batch in source.batches(_batch_size(record)):
+        expected = left.read(batch.feeds)
+        fed = right.replay(expected.counts) if strict else {}
+        found = right.read({**batch.feeds, **fed})
         _compare(result, record.neurons, expected, found, strict=strict)
         agreed += _compare_outputs(result, expected, found)
         count = len(next(iter(expected.counts.values())))
@@ -128,90 +127,9 @@ def verify(
     return result
 
 
-@dataclass
-class _Side:
-    """What one side of the comparison gave for a batch.
-
-    Counts have the batch first; potentials are flattened per sample in the same order.
-    """
-
-    counts: dict[str, Counts]
-    potentials: Tensors
-    outputs: list[NDArray[Any]]
-
-
-class _Pair:
-    """The two sides, instrumented alike."""
-
-    def __init__(
-        self, wanted: Model, candidate: Model, *, strict: bool, provider: str, threads: int | None
-    ) -> None:
-        self._wanted, self._candidate = _record(wanted), _record(candidate)
-        self._strict = strict
-        self._options: dict[str, Any] = {
-            "provider": provider,
-            "threads": threads,
-            "memory_limit": 1 << 62,  # batches are small enough as they are
-        }
-        self._names = [output.name for output in candidate.graph.outputs]
-        self.reference = self._open(wanted)
-        self._strict_model = candidate if strict else None
-        self._snn = None if strict else self._open(candidate)
-        peak = self._candidate.peak_elements or 1 << 20
-        self.batch = max(1, min(100, _ELEMENTS // (8 * peak)))
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[_Side, _Side]:
-        """Both sides on one batch."""
-        expected = self._side(self.reference, self._wanted, feeds)
-        extra: Tensors = {}
-        if self._strict:
-            extra = {
-                _replayed(name): np.moveaxis(counts, 0, self._axis(name)).astype(np.float32)
-                for name, counts in expected.counts.items()
-            }
-            if self._snn is None:
-                assert self._strict_model is not None, "set when strict"
-                ranks = {name: counts.ndim for name, counts in expected.counts.items()}
-                _replay(self._strict_model, ranks)
-                self._snn = self._open(self._strict_model)
-        assert self._snn is not None, "opened above"
-        return expected, self._side(self._snn, self._candidate, {**feeds, **extra})
-
-    def _axis(self, name: str) -> int:
-        return next(n.batch_axis for n in self._candidate.neurons if n.name == name)
-
-    def _open(self, model: Model) -> Session:
-        neurons = _record(model).neurons
-        shown = [tensor for n in neurons for tensor in (n.potential, n.spikes)]
-        return Session(to_bytes(model), extra_outputs=shown, **self._options)
-
-    def _side(
-        self, session: Session, record: FileRecord, feeds: Mapping[str, NDArray[Any]]
-    ) -> _Side:
-        tensors = session.run(feeds)
-        counts, potentials = {}, {}
-        for neuron in record.neurons:
-            own = count_spikes(neuron, tensors[neuron.spikes], neuron.levels)
-            counts[neuron.name] = np.moveaxis(own, neuron.batch_axis, 0)
-            potentials[neuron.name] = _one_step(neuron, tensors[neuron.potential], own.shape)
-        return _Side(counts, potentials, [tensors[name] for name in self._names])
-
-
-def _one_step(
-    neuron: Neuron, potential: NDArray[Any], shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """The potential of the first time-step: it is the same at all of them."""
-    axis = neuron.batch_axis
-    single = np.take(potential, range(shape[axis]), axis=axis)
-    return np.moveaxis(single, axis, 0)
-
-
-def _record(model: Model) -> FileRecord:
-    if model.record is None or not model.record.neurons:
-        raise ModelError(
-            "has no spiking neurons", where=model.name, remedy="run graphpass convert on it"
-        )
-    return model.record
+def _batch_size(record: FileRecord) -> int:
+    peak = record.peak_elements or 1 << 20
+    return max(1, min(_LARGEST_BATCH, _ELEMENTS // (8 * peak)))
 
 
 def _reference_model(path: PathLike, record: FileRecord) -> Model:
@@ -226,7 +144,7 @@ def _reference_model(path: PathLike, record: FileRecord) -> Model:
 
 
 def _check_same_neurons(model: Model, record: FileRecord) -> None:
-    own = {n.name: n.levels for n in _record(model).neurons}
+    own = {n.name: n.levels for n in spiking_record(model).neurons}
     if own != {n.name: n.levels for n in record.neurons}:
         raise ModelError(
             "has other neurons, or another T, than the SNN",
@@ -255,7 +173,7 @@ def _rebuilt(model: Model, record: FileRecord) -> Model:
 
 
 def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
-    daqcfs_like = replace(neuron, carrier=Carrier.COUNT)
+    daqcfs_like = replace(neuron, carrier=Carrier.COUNT, pools=())
     if not editing.is_dialect(node, dialect.QCFS):
         return daqcfs_like
     if editing.scalar(node.inputs[2]) != neuron.levels:
@@ -270,57 +188,11 @@ def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
     )
 
 
-def _replayed(name: str) -> str:
-    return f"{name}/reference_counts"
-
-
-def _replay(model: Model, ranks: Mapping[str, int]) -> None:
-    """Let every reader of a neuron read the reference's counts, fed as new inputs."""
-    neurons = {neuron.spikes: neuron for neuron in _record(model).neurons}
-    for node in [n for n in model.graph.nodes if editing.is_dialect(n, *dialect.SPIKING)]:
-        spikes = node.outputs[-1]
-        neuron = neurons[spikes.name]
-        counts = gs.Variable(
-            _replayed(neuron.name), np.dtype(np.float32), [None] * ranks[neuron.name]
-        )
-        counts.shape[neuron.batch_axis] = "N"
-        model.graph.inputs.append(counts)
-        if spikes.outputs:  # what follows reads counts
-            editing.redirect(model, spikes, counts)
-        else:
-            _fire_again(model, node, neuron, counts)
-    model.graph.toposort()
-
-
-def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:
-    """A second neuron takes over the output of the first.
-
-    With threshold T and no shift it turns a count n into exactly n spikes.
-    """
-    flows = node.outputs[0]
-    node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
-    unit = replace(
-        neuron,
-        name=f"{neuron.name}/replayed",
-        threshold=np.full_like(neuron.threshold, neuron.levels),
-        shift=np.zeros_like(neuron.shift),
-    )
-    again = gs.Node(
-        dialect.DAQCFS,
-        domain=dialect.DOMAIN,
-        inputs=parameters.inputs(model, unit, counts),
-        outputs=parameters.outputs(unit, flows),
-    )
-    if neuron.carrier is Carrier.TRAIN:
-        matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
-    model.graph.nodes.append(again)
-
-
 def _compare(
     result: Verification,
     neurons: Iterable[Neuron],
-    expected: _Side,
-    found: _Side,
+    expected: Reading,
+    found: Reading,
     *,
     strict: bool,
 ) -> None:
@@ -344,7 +216,7 @@ def _compare(
     result.samples_diverged += int(diverged.sum())
 
 
-def _compare_outputs(result: Verification, expected: _Side, found: _Side) -> int:
+def _compare_outputs(result: Verification, expected: Reading, found: Reading) -> int:
     for a, b in zip(expected.outputs, found.outputs, strict=True):
         if a.size and a.dtype.kind == "f":
             result.max_abs_diff = max(result.max_abs_diff, float(np.abs(a - b).max()))

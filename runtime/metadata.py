@@ -61,6 +61,8 @@ class Neuron:
         levels: T, the largest spike count.
         channel_axis: axis of the C channels, None for one value per tensor.
         batch_axis: the axis that time is folded into when the carrier is a train.
+        pools: max pools that the layer stands behind here, and in front of in the other
+            forms, as ``{"op": ..., "attrs": {...}}``: its tensors are the pooled neurons'.
         baseline: output at zero spikes.
         trained_levels: levels of the QCFS that the layer was trained as; None for one
             that was trained without quantisation.
@@ -76,6 +78,7 @@ class Neuron:
     channel_axis: int | None
     batch_axis: int = 0
     trained_levels: int | None = None
+    pools: tuple[Mapping[str, Any], ...] = ()
     baseline: float = 0.0
     sign: int = 1
     carrier: Carrier = Carrier.COUNT
@@ -106,6 +109,7 @@ class Neuron:
             "channel_axis": self.channel_axis,
             "batch_axis": self.batch_axis,
             "trained_levels": self.trained_levels,
+            "pools": [dict(pool) for pool in self.pools],
             "baseline": self.baseline,
             "sign": self.sign,
             "carrier": self.carrier.value,
@@ -130,6 +134,7 @@ class Neuron:
             channel_axis=None if axis is None else int(axis),
             batch_axis=int(values["batch_axis"]),
             trained_levels=None if trained is None else int(trained),
+            pools=tuple(dict(pool) for pool in values["pools"]),
             baseline=float(values["baseline"]),
             sign=int(values["sign"]),
             carrier=Carrier(values["carrier"]),

@@ -1,18 +1,62 @@
-"""Stage 4, form `counts`: each DA-QCFS becomes a layer of neurons that send counts."""
+"""Stage 4, form `counts`: each DA-QCFS becomes a clamp and a Floor."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
 from graphpass import dialect, editing
+from graphpass.charging import Charge, charged
 from graphpass.model import Model
+from graphpass.neurons import Carrier, Neuron, parameters
 from graphpass.passes.base import Pass
 
 
 class CountSpikes(Pass):
-    """DA-QCFS becomes `graphpass::SpikeCount`: the same inputs and outputs."""
+    """DA-QCFS(z) becomes amplitude * SpikeCount(u), u = T (z + shift) / theta + 1/2.
+
+    The gain T/theta and the offset go into what computes z (`charging`), so that all that
+    is left of a neuron is n = Floor(Clip(u, 0, T)): the clamp fuses into the convolution
+    before it, the Floor is one pass over memory. Clamping first gives the same count,
+    because 0 and T are integers.
+    """
 
     def apply(self, model: Model) -> int:
-        """Change the operator's name."""
+        """In topological order: a skip connection reads counts that exist already."""
+        assert model.record is not None, "neurons live in the record"
+        records = {neuron.spikes: neuron for neuron in model.record.neurons}
         nodes = [n for n in model.graph.nodes if editing.is_dialect(n, dialect.DAQCFS)]
         for node in nodes:
-            node.op = dialect.SPIKE_COUNT
+            key = node.outputs[2].name
+            records[key] = replace(records[key], carrier=Carrier.COUNT)
+            _count(model, node, records[key])
+        if nodes:
+            model.note(neurons=tuple(records.values()))
         return len(nodes)
+
+
+def _count(model: Model, node: gs.Node, neuron: Neuron) -> None:
+    gain = neuron.levels / neuron.threshold.astype(np.float64)
+    charge = Charge(gain, 0.5 + neuron.shift * gain, neuron.channel_axis)
+    source, output = node.inputs[0], node.outputs[0]
+    shape = source.shape
+    potential = charged(model, source, charge)
+    potential.name = neuron.potential
+    spikes = gs.Variable(neuron.spikes, np.dtype(np.float32), shape)
+    node.op = dialect.SPIKE_COUNT
+    node.inputs = [
+        potential,
+        editing.constant(model, f"{neuron.name}/T", np.array(neuron.levels, np.float32)),
+    ]
+    node.outputs = [spikes]
+    amplitude = parameters.beside(neuron.amplitude, len(shape), neuron.channel_axis)
+    model.graph.nodes.append(
+        gs.Node(
+            "Mul",
+            f"{neuron.name}/amplify",
+            inputs=[spikes, editing.constant(model, f"{neuron.name}/per_spike", amplitude)],
+            outputs=[output],
+        )
+    )

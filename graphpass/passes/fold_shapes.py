@@ -46,7 +46,7 @@ def _evaluate(node: gs.Node, known: dict[str, Symbolic]) -> Symbolic | None:
     compute = _OPERATORS.get(node.op) if editing.is_standard(node, node.op) else None
     if compute is None or len(node.outputs) != 1:
         return None
-    if node.op in ("Shape", "Size"):
+    if node.op == "Shape":
         return compute(node, [])
     arguments = []
     for tensor in node.inputs:
@@ -88,15 +88,33 @@ def _axes(node: gs.Node, a: list[Any]) -> tuple[int, ...]:
     return tuple(int(axis) for axis in given)
 
 
-def _divide(_: gs.Node, a: list[Any]) -> Symbolic:
-    if any(isinstance(v, float) for array in a for v in array.ravel()):
+def _squeeze(node: gs.Node, a: list[Any]) -> Symbolic:
+    given = "axes" in node.attrs or len(a) > 1
+    return np.squeeze(a[0], _axes(node, a) if given else None)
+
+
+def _product(x: Any, y: Any) -> Any:
+    """Symbols multiply to a new symbol; Python would repeat the name."""
+    if isinstance(x, str) or isinstance(y, str):
+        return f"{x}*{y}" if 1 not in (x, y) else (y if x == 1 else x)
+    return x * y
+
+
+def _sum(x: Any, y: Any) -> Any:
+    """Likewise; Python would join the names."""
+    return f"({x}+{y})" if isinstance(x, str) or isinstance(y, str) else x + y
+
+
+def _quotient(x: Any, y: Any) -> Any:
+    if isinstance(x, float) or isinstance(y, float):
         raise TypeError("floats are not sizes")
-    quotient: Symbolic = np.asarray(a[0] // a[1], object)
-    return quotient
+    size = abs(x) // abs(y)  # ONNX rounds towards zero
+    return size if (x < 0) == (y < 0) else -size
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[[gs.Node, list[Any]], Symbolic]:
-    return lambda _, a: np.asarray(function(a[0], a[1]), object)
+    each = np.frompyfunc(function, 2, 1)
+    return lambda _, a: np.asarray(each(a[0], a[1]), object)
 
 
 _OPERATORS: dict[str, Callable[[gs.Node, list[Any]], Symbolic | None]] = {
@@ -109,12 +127,12 @@ _OPERATORS: dict[str, Callable[[gs.Node, list[Any]], Symbolic | None]] = {
     "Concat": lambda node, a: np.concatenate(a, node.attrs["axis"]),
     "Slice": _slice,
     "Unsqueeze": lambda node, a: np.expand_dims(a[0], _axes(node, a)),
-    "Squeeze": lambda _, a: np.squeeze(a[0]),
+    "Squeeze": _squeeze,
     "Reshape": lambda _, a: a[0].reshape([int(size) for size in a[1]]),
-    "Add": _binary(lambda x, y: x + y),
+    "Add": _binary(_sum),
     "Sub": _binary(lambda x, y: x - y),
-    "Mul": _binary(lambda x, y: x * y),
-    "Div": _divide,
+    "Mul": _binary(_product),
+    "Div": _binary(_quotient),
 }
 
 

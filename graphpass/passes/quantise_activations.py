@@ -44,9 +44,9 @@ class QuantiseActivations(Pass):
         return len(made)
 
     def _record(self, node: gs.Node) -> Neuron:
-        source = node.inputs[0]
-        kind = self._flow.types[source.name]
-        count = channel_count(source, kind.channel_axis)
+        # The type of the output: a QCFS knows its channels where its input has lost them.
+        kind = self._flow.types[node.outputs[0].name]
+        count = channel_count(node.inputs[0], kind.channel_axis)
         trained = editing.scalar(node.inputs[2]) if node.op == dialect.QCFS else None
         threshold = _per_channel(np.asarray(editing.values(node.inputs[1])), count)
         assert kind.batch_axis is not None, "time flow refuses neurons without a batch"

@@ -32,7 +32,7 @@ class _Affine:
     def then(self, node: gs.Node) -> _Affine | None:
         """The same followed by a node; None when that is no step of a QCFS."""
         if (interval := bounds(node)) is not None:
-            low, high = np.clip(interval, np.max(self.low), np.min(self.high))
+            low, high = (np.clip(limit, self.low, self.high) for limit in interval)
             return replace(self, low=low, high=high)
         factor, summand = _step(node)
         if factor is None or summand is None or np.any(factor <= 0):

@@ -91,9 +91,14 @@ def _table(*columns: str) -> Table:
     return table
 
 
+def printable(text: str) -> str:
+    """Names from a model file are untrusted: no terminal escapes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _plain(text: str) -> str:
-    """Names from a model file are untrusted: no markup, no terminal escapes."""
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    """The same for a table: no markup either."""
+    return escape(printable(text))
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
 from graphpass.model import Model
 from graphpass.timeflow import rules_layout, rules_linear
 from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
-from graphpass.timeflow.view import View, find_rule
+from graphpass.timeflow.view import View, find_rule, not_understood
 
 __all__ = ["RefusedNode", "TimeFlow", "infer", "rules_layout", "rules_linear"]
 
@@ -87,7 +88,7 @@ class _Inference:
         for name, tensor in self._model.graph.tensors().items():
             self._flow.shapes[name] = list(tensor.shape or [])
         for output in self._model.graph.outputs:
-            if types[output.name].varies:
+            if (kind := types.get(output.name)) and kind.varies:
                 self._flow.averaged.setdefault(output.name, [])
         return self._flow
 
@@ -111,12 +112,11 @@ class _Inference:
         return self._flow.types.get(tensor.name, TimeType(Kind.STATIC))
 
     def _neuron(self, view: View) -> TimeType:
-        source = view.type()
-        if source.batch_axis is None:
-            return self._refuse(
-                view.node, Refusal("reads a tensor that does not carry the batch", "keep it")
-            )
-        return replace(source, kind=Kind.SPIKES, poolable=True)
+        if (refusal := _unfit(view)) is not None:
+            return self._refuse(view.node, refusal)
+        source, along = view.type(), _threshold_axes(view)
+        channel_axis = along[0] if along else source.channel_axis
+        return replace(source, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis)
 
     def _same_at_every_step(self, view: View) -> TimeType:
         """No input varies: any deterministic operator; a rule helps to follow the axes."""
@@ -181,6 +181,33 @@ class _Inference:
         self._flow.refused.append(RefusedNode(node, refusal))
         # Go on as if the node were static, so that one cause gives one refusal.
         return self._by_shape(node, Kind.STATIC)
+
+
+def _unfit(view: View) -> Refusal | None:
+    """Why no neuron can read its input, if so."""
+    source, dtype = view.type(), view.node.inputs[0].dtype
+    if view.rank() is None:
+        return not_understood("reads a tensor of unknown rank")
+    if source.batch_axis is None:
+        return Refusal("reads a tensor that does not carry the batch", "keep it")
+    if dtype is not None and dtype != np.float32:
+        return Refusal(f"computes in {np.dtype(dtype)}", "export the model in float32")
+    along = _threshold_axes(view)
+    if len(along) > 1 or (along and source.channel_axis not in (along[0], None)):
+        return Refusal(
+            f"has thresholds along {along}, and channels along [{source.channel_axis}]",
+            "use one threshold, or one for each channel",
+        )
+    return None
+
+
+def _threshold_axes(view: View) -> list[int]:
+    """Axes of the input along which the threshold of a QCFS differs."""
+    node = view.node
+    if not editing.is_dialect(node, dialect.QCFS):
+        return []
+    threshold, rank = np.asarray(editing.values(node.inputs[1])), view.rank() or 0
+    return [axis + rank - threshold.ndim for axis, n in enumerate(threshold.shape) if n > 1]
 
 
 def _captured(node: gs.Node) -> list[gs.Tensor]:

@@ -33,6 +33,8 @@ def squeeze(view: View) -> Verdict:
     axes = None if rank is None else view.axes(1, rank)
     if rank is None or shape is None:
         return not_understood("squeezes a tensor of unknown rank")
+    if view.hidden:
+        return not_understood("squeezes axes that are not constant")
     if axes is None:
         axes = [axis for axis, size in enumerate(shape) if size == 1]
     if view.type().batch_axis in axes:
@@ -190,12 +192,12 @@ def gather(view: View) -> Verdict:
     """Selects constant positions on any axis but the batch."""
     indices = view.constant(1)
     axis, rank = int(view.attr("axis", 0)), view.rank()
-    if view.varying == [0] and indices is None:
-        return not_understood("selects positions that are not constant")
     if 1 in view.varying:
         return Refusal("uses a varying tensor as an index", "keep the index analog")
+    if indices is None:
+        return not_understood("selects positions that are not constant")
     result = _along_one_axis(view, axis)
-    if isinstance(result, Refusal) or indices is None or indices.ndim == 1 or rank is None:
+    if isinstance(result, Refusal) or indices.ndim == 1 or rank is None:
         return result
     axis %= rank
     grown = indices.ndim - 1
@@ -225,7 +227,7 @@ def cut(view: View) -> Verdict:
     """Selects a range; on the batch axis only the whole of it."""
     rank = view.rank()
     parts = [_slice_part(view, name, i) for i, name in enumerate(("starts", "ends"), start=1)]
-    if rank is None or any(part is None for part in parts):
+    if rank is None or view.hidden or any(part is None for part in parts):
         return not_understood("cuts at positions that are not constant")
     starts, ends = parts
     axes = view.axes(3, rank) or list(range(len(starts)))
@@ -252,7 +254,7 @@ def pad(view: View) -> Verdict:
     pads = view.attr("pads")
     if pads is None and (array := view.constant(1)) is not None:
         pads = array.ravel().tolist()
-    if rank is None or pads is None:
+    if rank is None or view.hidden or pads is None:
         return not_understood("pads by amounts that are not constant")
     axes = view.axes(3, rank) or list(range(rank))
     amounts = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
@@ -270,8 +272,10 @@ def reduce(view: View) -> Verdict:
     rank = view.rank()
     if rank is None:
         return not_understood("reduces a tensor of unknown rank")
+    if view.hidden:
+        return not_understood("reduces axes that are not constant")
     axes = view.axes(1, rank)
-    if axes is None:
+    if not axes:
         if view.attr("noop_with_empty_axes", 0):
             return view.type()
         axes = list(range(rank))

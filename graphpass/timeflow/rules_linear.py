@@ -84,18 +84,24 @@ def _broadcast(view: View) -> Verdict:
     if len(batch) > 1:
         return Refusal("its operands carry the batch on different axes", "transpose one of them")
     batch_axis, inner = batch.pop() if batch else (None, 1)
-    if batch_axis is not None:
-        for index in range(len(view.types)):
-            axis = batch_axis - (rank - (ranks[index] or 0))
-            shape = view.shape(index) or []
-            if view.type(index).batch_axis is None and axis >= 0 and shape[axis] != 1:
-                return Refusal(
-                    f"an operand has the literal size {shape[axis]} on the batch axis",
-                    "export the model with a symbolic batch",
-                )
+    if (refusal := _literal_batch(view, rank, batch_axis)) is not None:
+        return refusal
     return TimeType(
         kind_of(view), batch_axis, channels.pop() if len(channels) == 1 else None, inner=inner
     )
+
+
+def _literal_batch(view: View, rank: int, batch_axis: int | None) -> Refusal | None:
+    """An operand that does not carry the batch must have size 1 there, or no such axis."""
+    for index in range(len(view.types)):
+        shape = view.shape(index) or []
+        axis = -1 if batch_axis is None else batch_axis - rank + len(shape)
+        if view.type(index).batch_axis is None and axis >= 0 and shape[axis] != 1:
+            return Refusal(
+                f"an operand has the literal size {shape[axis]} on the batch axis",
+                "export the model with a symbolic batch",
+            )
+    return None
 
 
 @rule("MatMul")
@@ -118,8 +124,14 @@ def matmul(view: View) -> Verdict:
         inner = kind.inner
     if len(batch) > 1:
         return Refusal("its operands carry the batch on different axes", "transpose one of them")
-    channel_axis = rank - 2 if 1 in view.varying else rank - 1
-    return TimeType(kind_of(view), batch.pop() if batch else None, channel_axis, inner=inner)
+    batch_axis = batch.pop() if batch else None
+    if batch_axis is not None and batch_axis < rank - 2:
+        if (refusal := _literal_batch(view, rank, batch_axis)) is not None:
+            return refusal
+    # The channels are what the weights lead to: columns of the right operand, rows of the left.
+    weights_left = view.type(0).batch_axis is None and view.type(1).batch_axis is not None
+    channel_axis = rank - 2 if 1 in view.varying or weights_left else rank - 1
+    return TimeType(kind_of(view), batch_axis, channel_axis, inner=inner)
 
 
 @rule("Gemm")
@@ -166,6 +178,11 @@ def max_pool(view: View) -> Verdict:
                 "takes the maximum of currents that differ per step, which is not the"
                 " maximum of their means",
                 "put an activation between, or pool before the sum",
+            )
+        if source.channel_axis not in (None, 1):
+            return Refusal(
+                "takes the maximum over channels, whose spikes differ in amplitude",
+                "transpose the channels to axis 1",
             )
         if len(view.node.outputs) > 1:
             return Refusal("its Indices output is used", "remove the use of the indices")

@@ -47,6 +47,11 @@ class View:
         """Values of an input that is an initializer, else None."""
         return editing.values(editing.present(self.node.inputs, index))
 
+    @property
+    def hidden(self) -> bool:
+        """Is there an input beside the first whose values are only known at run time?"""
+        return any(isinstance(t, gs.Variable) and not t.is_empty() for t in self.node.inputs[1:])
+
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute, or its default."""
         return self.node.attrs.get(name, default)

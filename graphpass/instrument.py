@@ -1,0 +1,191 @@
+"""A model whose spike counts and membrane potentials can be read, and its spikes replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import dialect, editing
+from graphpass.model import Model, to_bytes
+from graphpass.neurons import Carrier, Neuron, matmul, parameters
+from graphpass.timeflow import Kind, TimeType
+from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import FileRecord
+from graphpass_runtime.session import Session
+from graphpass_runtime.spikes import count_spikes
+
+Counts = NDArray[np.int32]
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def spiking_record(model: Model) -> FileRecord:
+    """The record of a file that has neurons.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if model.record is None or not model.record.neurons:
+        raise ModelError(
+            "has no spiking neurons", where=model.name, remedy="run graphpass convert on it"
+        )
+    return model.record
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model gave for a batch, by neuron name; the batch is on axis 0.
+
+    Attributes:
+        counts: int32 spike counts ``[N, ...]``.
+        potentials: float32 membrane potentials in thresholds, the same shape.
+        outputs: the model's outputs.
+    """
+
+    counts: dict[str, Counts]
+    potentials: dict[str, NDArray[np.float32]]
+    outputs: list[NDArray[Any]]
+
+
+class Instrumented:
+    """A model with neurons, and a session that shows what they do.
+
+    Where the other side of a comparison has its neurons behind a MaxPool, counts and
+    potentials are pooled here as well: a maximum commutes with both.
+
+    Args:
+        model: any file with neurons; it is changed.
+        other: the record of the other side.
+        options: for the `Session`.
+    """
+
+    def __init__(self, model: Model, other: FileRecord, options: Mapping[str, Any]) -> None:
+        self._model = model
+        self._options = dict(options, memory_limit=1 << 62)  # batches are small as they are
+        self._neurons = {neuron.name: neuron for neuron in spiking_record(model).neurons}
+        pools = {neuron.name: neuron.pools for neuron in other.neurons}
+        tensors = model.graph.tensors()
+        self._shown = {
+            name: _shown(model, neuron, tensors, pools[name][len(neuron.pools) :])
+            for name, neuron in self._neurons.items()
+        }
+        model.graph.toposort()
+        self._outputs = [output.name for output in model.graph.outputs]
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session, opened when first needed: `replay` changes the model."""
+        if self._session is None:
+            names = [name for pair in self._shown.values() for name in pair]
+            content = to_bytes(self._model)
+            self._session = Session(content, extra_outputs=names, **self._options)
+        return self._session
+
+    def read(self, feeds: Arrays) -> Reading:
+        """Run a batch."""
+        tensors = self.session.run(feeds)
+        counts, potentials = {}, {}
+        for name, neuron in self._neurons.items():
+            potential, spikes = (tensors[shown] for shown in self._shown[name])
+            own = count_spikes(neuron, spikes, neuron.levels)
+            axis = neuron.batch_axis
+            counts[name] = np.moveaxis(own, axis, 0)
+            # The potential is the same at every step: the first one is enough.
+            first = np.take(potential, range(own.shape[axis]), axis=axis)
+            potentials[name] = np.moveaxis(first, axis, 0)
+        return Reading(counts, potentials, [tensors[name] for name in self._outputs])
+
+    def replay(self, counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float32]]:
+        """Feeds that let every reader of a neuron read these counts instead of its own.
+
+        Raises:
+            ModelError: the counts are those of pooled neurons, and these are not pooled.
+        """
+        if self._session is None:
+            self._accept_counts({name: array.ndim for name, array in counts.items()})
+        return {
+            _fed(name): np.moveaxis(array, 0, self._neurons[name].batch_axis).astype(np.float32)
+            for name, array in counts.items()
+        }
+
+    def _accept_counts(self, ranks: Mapping[str, int]) -> None:
+        spikes_of = {neuron.spikes: neuron for neuron in self._neurons.values()}
+        graph = self._model.graph
+        for node in [n for n in graph.nodes if editing.is_dialect(n, *dialect.SPIKING)]:
+            spikes = node.outputs[-1]
+            neuron = spikes_of[spikes.name]
+            if self._shown[neuron.name][1] != neuron.spikes:
+                raise ModelError(
+                    f"neuron '{neuron.name}' stands in front of a MaxPool, in the reference behind",
+                    where=self._model.name,
+                    remedy="swap the two files",
+                )
+            counts = gs.Variable(
+                _fed(neuron.name), np.dtype(np.float32), [None] * ranks[neuron.name]
+            )
+            counts.shape[neuron.batch_axis] = "N"
+            graph.inputs.append(counts)
+            if spikes.outputs:  # what follows reads counts
+                editing.redirect(self._model, spikes, counts)
+            else:
+                _fire_again(self._model, node, neuron, counts)
+        graph.toposort()
+
+
+def _fed(name: str) -> str:
+    return f"{name}/reference_counts"
+
+
+def _shown(
+    model: Model,
+    neuron: Neuron,
+    tensors: Mapping[str, gs.Tensor],
+    pools: tuple[Mapping[str, Any], ...],
+) -> tuple[str, str]:
+    """Names of the tensors that show a neuron's potential and spikes, pooled if asked for."""
+    if not pools:
+        return neuron.potential, neuron.spikes
+    binary = gs.Variable(f"{neuron.name}/binary", np.dtype(np.float32))
+    cast = gs.Node("Cast", attrs={"to": 1}, inputs=[tensors[neuron.spikes]], outputs=[binary])
+    model.graph.nodes.append(cast)
+    names = []
+    for kind, source in (("potential", tensors[neuron.potential]), ("spikes", binary)):
+        current = source
+        for index, pool in enumerate(pools):
+            pooled = gs.Variable(f"{neuron.name}/pooled_{kind}_{index}", np.dtype(np.float32))
+            attrs = dict(pool["attrs"])
+            model.graph.nodes.append(
+                gs.Node(pool["op"], attrs=attrs, inputs=[current], outputs=[pooled])
+            )
+            current = pooled
+        names.append(current.name)
+    return names[0], names[1]
+
+
+def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:
+    """A second neuron takes over the output of the first.
+
+    With threshold T and no shift it turns a count n into exactly n spikes.
+    """
+    flows = node.outputs[0]
+    node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
+    unit = replace(
+        neuron,
+        name=f"{neuron.name}/replayed",
+        threshold=np.full_like(neuron.threshold, neuron.levels),
+        shift=np.zeros_like(neuron.shift),
+    )
+    again = gs.Node(
+        dialect.DAQCFS,
+        domain=dialect.DOMAIN,
+        inputs=parameters.inputs(model, unit, counts),
+        outputs=parameters.outputs(unit, flows),
+    )
+    if neuron.carrier is Carrier.TRAIN:
+        matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
+    model.graph.nodes.append(again)
