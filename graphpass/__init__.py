@@ -14,20 +14,24 @@ if TYPE_CHECKING:
     from graphpass.pipeline import Conversion, convert
     from graphpass.plan import RefusedConversion
     from graphpass.verification import Verification, verify
+    from graphpass_runtime.benchmark import Benchmark, Measurement, bench
     from graphpass_runtime.errors import GraphpassError
     from graphpass_runtime.evaluation import Evaluation, evaluate
     from graphpass_runtime.metadata import Neuron
     from graphpass_runtime.session import Session
 
 _HOMES = {
+    "Benchmark": "graphpass_runtime.benchmark",
     "Conversion": "graphpass.pipeline",
     "Evaluation": "graphpass_runtime.evaluation",
     "GraphpassError": "graphpass_runtime.errors",
     "Inspection": "graphpass.inspection",
+    "Measurement": "graphpass_runtime.benchmark",
     "Neuron": "graphpass_runtime.metadata",
     "RefusedConversion": "graphpass.plan",
     "Session": "graphpass_runtime.session",
     "Verification": "graphpass.verification",
+    "bench": "graphpass_runtime.benchmark",
     "convert": "graphpass.pipeline",
     "evaluate": "graphpass_runtime.evaluation",
     "inspect": "graphpass.inspection",
@@ -35,14 +39,17 @@ _HOMES = {
 }
 
 __all__ = [
+    "Benchmark",
     "Conversion",
     "Evaluation",
     "GraphpassError",
     "Inspection",
+    "Measurement",
     "Neuron",
     "RefusedConversion",
     "Session",
     "Verification",
+    "bench",
     "convert",
     "evaluate",
     "inspect",

@@ -63,7 +63,7 @@ _SAMPLES = click.option("--samples", type=int, help="Use N samples, spread evenl
 _THREADS = click.option("--threads", type=int, help="Threads; by default one per core.")
 _PROVIDER = click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
     help="What ONNX Runtime runs on.",
@@ -105,11 +105,29 @@ _EVALUATION_DATA = (
 @click.option("--passes", type=int, default=1, show_default=True, help="Passes over the data.")
 @_preprocessing
 @click.option(
-    "--form",
-    type=click.Choice(["matmul", "sorted", "counts"]),
-    default="matmul",
+    "--method",
+    type=click.Choice(["parallel", "qcfs"]),
+    default="parallel",
     show_default=True,
-    help="Explicit spike trains as in the paper, or one spike count per neuron.",
+    help="Parallel neurons, or classical ones that run step by step.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(["matmul", "sorted", "counts", "counts-cpu", "int8"]),
+    help="Of parallel: explicit spike trains as in the paper (matmul, the default; sorted),"
+    " or one spike count per neuron.",
+)
+@click.option(
+    "--serial",
+    type=click.Choice(["scan", "step"]),
+    help="Of qcfs: all steps in one Scan (the default), or a file of one step.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16, for GPUs, is a close network, not the same; --form counts only.",
 )
 @click.option(
     "--calibrate",
@@ -171,6 +189,7 @@ def convert(
 @_SAMPLES
 @click.option("--batch", type=int, default=100, show_default=True, help="Samples per run.")
 @click.option("--reference", type=click.Path(), help="Compare outputs with this model's.")
+@click.option("--placement", is_flag=True, help="Show which provider runs which operators.")
 @_preprocessing
 @_PROVIDER
 @_THREADS
@@ -183,6 +202,7 @@ def evaluate(
     reference: str | None,
     as_json: bool,
     *,
+    placement: bool,
     preprocess_file: str | None,
     mean: str | None,
     std: str | None,
@@ -190,7 +210,7 @@ def evaluate(
     threads: int | None,
 ) -> None:
     """Measure the accuracy of an ANN, a stage file or an SNN."""
-    from graphpass.reports.tables import evaluation_table
+    from graphpass.reports.tables import evaluation_table, placement_table
     from graphpass_runtime.evaluation import evaluate as run
     from graphpass_runtime.model_data import open_model_data
     from graphpass_runtime.session import Session
@@ -205,9 +225,13 @@ def evaluate(
     with _progress() as progress:
         advance = progress("evaluating", source.samples)
         result = run(session, source, batch=batch, reference=other, progress=advance)
+    placed = session.placement(next(iter(source.batches(1))).feeds) if placement else None
     if as_json:
-        return _print_json({"model": os.fspath(model), **result.to_json()})
+        where = {} if placed is None else {"placement": placed.to_json()}
+        return _print_json({"model": os.fspath(model), **result.to_json(), **where})
     _console().print(evaluation_table(Path(model).name, result))
+    if placed is not None:
+        _console().print(placement_table(placed))
     return None
 
 
@@ -279,6 +303,30 @@ def verify(
     else:
         _console().print(verification_table(result))
     sys.exit(0 if result.equal else 1)
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
+@click.option("--batch", type=int, multiple=True, default=(1,), help="Batch size; repeatable.")
+@click.option("--repeat", type=int, default=20, show_default=True, help="Rounds.")
+@_data("Where inputs come from, as for evaluate; random by default.", required=False)
+@_PROVIDER
+@_THREADS
+@_JSON
+def bench(models: tuple[str, ...], batch: tuple[int, ...], as_json: bool, **options: Any) -> None:
+    """Time models that take the same inputs, against the first of them.
+
+    Spread: the distance between the quartiles. Memory: what a model takes at its highest.
+    """
+    from graphpass.reports.tables import benchmark_table
+    from graphpass_runtime.benchmark import bench as run
+
+    with _progress() as progress:
+        result = run(models, batches=batch, progress=progress, **options)
+    if as_json:
+        return _print_json(result.to_json())
+    _console().print(benchmark_table(result))
+    return None
 
 
 @main.command()

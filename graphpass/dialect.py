@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
 
 DOMAIN = "graphpass"
@@ -24,10 +26,13 @@ CLIP_RELU = "ClipReLU"
 QCFS = "QCFS"
 DAQCFS = "DAQCFS"
 SPIKE_COUNT = "SpikeCount"
+ROUNDED_COUNT = "RoundedCount"
+NEAREST_COUNT = "NearestCount"
 PARALLEL_SPIKES = "ParallelSpikes"
 PARALLEL_SPIKES_STATIC = "ParallelSpikesStatic"
 SORTED_SPIKES = "SortedSpikes"
 SORTED_SPIKES_STATIC = "SortedSpikesStatic"
+SERIAL_IF = "SerialIF"
 REPEAT_IN_TIME = "RepeatInTime"
 MEAN_OVER_TIME = "MeanOverTime"
 
@@ -36,10 +41,13 @@ SPIKING = frozenset(
     {
         DAQCFS,
         SPIKE_COUNT,
+        ROUNDED_COUNT,
+        NEAREST_COUNT,
         PARALLEL_SPIKES,
         PARALLEL_SPIKES_STATIC,
         SORTED_SPIKES,
         SORTED_SPIKES_STATIC,
+        SERIAL_IF,
     }
 )
 #: Functions that spike, or will in a later stage.
@@ -107,6 +115,8 @@ _SIGNATURES = {
     QCFS: "(x, threshold, levels) => (y)",
     DAQCFS: "(x, threshold, shift, amplitude, levels) => (y, potential, spikes)",
     SPIKE_COUNT: "(x, levels) => (spikes)",
+    ROUNDED_COUNT: "<channels> (x, levels, unit, origin) => (spikes)",
+    NEAREST_COUNT: "(x, levels) => (spikes)",
     PARALLEL_SPIKES: (
         "(x, threshold, shift, amplitude, levels, conversion, steps, split)"
         " => (y, potential, spikes)"
@@ -122,6 +132,7 @@ _SIGNATURES = {
     SORTED_SPIKES_STATIC: (
         "(x, threshold, shift, amplitude, levels, steps, row, lead, rest) => (y, potential, spikes)"
     ),
+    SERIAL_IF: "(x, v, threshold, shift, amplitude, levels) => (y, v_next, spikes)",
     REPEAT_IN_TIME: "(x, repeats) => (y)",
     MEAN_OVER_TIME: "(x, average, split, lead, rest) => (y)",
 }
@@ -149,6 +160,19 @@ _BODIES = {
     zero = Constant <value = float {0.0}> ()
     {clamp}
     spikes = Floor (clamped)
+""",
+    # The same by rounding in float32 arithmetic; see passes/fuse_rounding.py.
+    ROUNDED_COUNT: """
+    zero = Constant <value = float {0.0}> ()
+    shifted = HardSigmoid <alpha = 5.9604644775390625e-08, beta = 0.49999997019767761> (x)
+    whole = Conv <group: int = @channels, kernel_shape = [1, 1]> (shifted, unit, origin)
+    {clip}
+""",
+    # x is u - 1/2, which is rounded half to even; see passes/quantise_weights.py.
+    NEAREST_COUNT: """
+    zero = Constant <value = float {0.0}> ()
+    {clamp}
+    spikes = Round (clamped)
 """,
     # Eqs. 8 and 9. x holds T trains of currents, [T*N, ...]. Row x of the conversion
     # matrix is 1/(T-x+1) everywhere; multiplied by (T-x+1) it is all ones, the charge
@@ -211,6 +235,20 @@ _BODIES = {
     spikes = Reshape (fired, unfolded)
 """
     + _EMIT,
+    # One step of an integrate-and-fire neuron with soft reset. v is the membrane
+    # potential above where it starts, theta/2, so that every state starts at zero.
+    SERIAL_IF: """
+    half = Constant <value = float {0.5}> ()
+    shifted = Add (x, shift)
+    charged = Add (shifted, v)
+    distance = Mul (threshold, half)
+    {crosses}
+    spikes = Cast <to = 1> (fired)
+    reset = Mul (spikes, threshold)
+    v_next = Sub (charged, reset)
+    post_threshold = Mul (amplitude, levels)
+    y = Mul (spikes, post_threshold)
+""",
     # [N, ...] -> [T*N, ...], time outermost.
     REPEAT_IN_TIME: """
     y = Tile (x, repeats)
@@ -239,6 +277,9 @@ def _spelling(opset: int) -> dict[str, str]:
         "fires": "fired = GreaterOrEqual (by_step, steps)"
         if opset >= 12
         else "below = Less (by_step, steps)\n    fired = Not (below)",
+        "crosses": "fired = GreaterOrEqual (charged, distance)"
+        if opset >= 12
+        else "below = Less (charged, distance)\n    fired = Not (below)",
         "reaches": "fired = GreaterOrEqual (steps, by_step)"
         if opset >= 12
         else "early = Less (steps, by_step)\n    fired = Not (early)",
@@ -251,9 +292,30 @@ def _clip(output: str, opset: int, source: str = "whole") -> str:
     return f"positive = Max ({source}, zero)\n    {output} = Min (positive, levels)"
 
 
-def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
-    """The named functions, bodies written for `opset`, in alphabetical order."""
-    return [_function(name, opset) for name in sorted(names)]
+def functions(names: Iterable[str], opset: int, *, half: bool = False) -> list[onnx.FunctionProto]:
+    """The named functions, bodies written for `opset`, in alphabetical order.
+
+    Args:
+        names: which functions.
+        opset: version of the standard operators in their bodies.
+        half: they compute in float16.
+    """
+    found = [_function(name, opset) for name in sorted(names)]
+    if half:
+        for function in found:
+            _halve(function)
+    return found
+
+
+def _halve(function: onnx.FunctionProto) -> None:
+    """Let the constants and casts of a body, the only types in it, be of float16."""
+    for node in function.node:
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.FLOAT:
+                array = onnx.numpy_helper.to_array(attribute.t).astype(np.float16)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(array, attribute.t.name))
+            elif attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
+                attribute.i = onnx.TensorProto.FLOAT16
 
 
 def _function(name: str, opset: int) -> onnx.FunctionProto:

@@ -24,14 +24,21 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def spiking_record(model: Model) -> FileRecord:
-    """The record of a file that has neurons.
+    """The record of a file whose neurons can be compared count by count.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it has none, or serial ones.
     """
     if model.record is None or not model.record.neurons:
         raise ModelError(
             "has no spiking neurons", where=model.name, remedy="run graphpass convert on it"
+        )
+    if any(neuron.carrier is Carrier.SERIAL for neuron in model.record.neurons):
+        raise ModelError(
+            "has serial neurons, whose spikes are not sorted and whose counts depend on the"
+            " order of their input spikes, so that no other form has the same",
+            where=model.name,
+            remedy="verify the parallel forms, and compare serial ones by accuracy (evaluate)",
         )
     return model.record
 

@@ -7,6 +7,7 @@ and this module puts it back, with IR version and opset set explicitly.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import tempfile
@@ -156,9 +157,10 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as protobuf: functions of the dialect, metadata and notes attached."""
     graph = model.graph
-    functions = dialect.functions(
-        {node.op for node in graph.nodes if node.domain == dialect.DOMAIN}, model.opset
-    )
+    levels = [graph, *graph.subgraphs(recursive=True)]
+    called = {n.op for level in levels for n in level.nodes if n.domain == dialect.DOMAIN}
+    half = model.record is not None and model.record.precision == "fp16"
+    functions = dialect.functions(called, model.opset, half=half)
     proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     proto.functions.extend(functions)
     for key in ("model_version", "domain", "doc_string"):
@@ -169,6 +171,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
     own = model.record.to_props() if model.record else {}
     for key, value in {**model.props, **own}.items():
         proto.metadata_props.add(key=key, value=value)
+    _name_apart(proto)
     for written, node in zip(proto.graph.node, graph.nodes, strict=True):
         if notes := getattr(node, _NOTES, None):
             written.doc_string = notes.doc_string
@@ -249,6 +252,18 @@ def infer_shapes(model: Model) -> None:
         if isinstance(tensor, gs.Variable) and value.type.HasField("tensor_type"):
             tensor.dtype = _numpy_dtype(value.type.tensor_type.elem_type)
             tensor.shape = _dims(value.type.tensor_type)
+
+
+def _name_apart(proto: onnx.ModelProto) -> None:
+    """Number nodes of one name, which ONNX Runtime refuses: new nodes are named like tensors."""
+    taken = {node.name for node in proto.graph.node}
+    seen: set[str] = set()
+    for node in proto.graph.node:
+        if node.name and node.name in seen:
+            numbered = (f"{node.name}_{count}" for count in itertools.count(2))
+            node.name = next(name for name in numbered if name not in taken)
+            taken.add(node.name)
+        seen.add(node.name)
 
 
 def _attach_notes(proto: onnx.ModelProto, graph: gs.Graph) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from graphpass import stages
 from graphpass.calibration.thresholds import Progress
-from graphpass.forms import FORMS
+from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass.model import Model, load, save, to_bytes
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
 from graphpass_runtime.data import Dataset
@@ -22,6 +22,9 @@ from graphpass_runtime.session import Session
 
 CALIBRATIONS = ("paper", "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
+PRECISIONS = ("fp32", "fp16")
+METHODS = ("parallel", "qcfs")
+DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
 LARGEST_T = 1024
 _SETTLED = 0.9  # share of a constant error that running means should have recovered
 
@@ -72,7 +75,10 @@ class Options:
     calib_batch: int = 10
     passes: int = 1
     preprocess: Preprocess | None = None
-    form: str = "matmul"
+    method: str = "parallel"
+    form: str | None = None
+    serial: str | None = None
+    precision: str = "fp32"
     calibrate: str = "paper"
     first_activation: str = "analog"
     keep: Collection[str] = ()
@@ -89,12 +95,38 @@ class Options:
             if value < 1:
                 raise OptionError(f"{name} is {value}", remedy="use 1 or more")
         for name, text, known in (
-            ("form", self.form, tuple(FORMS)),
+            ("method", self.method, METHODS),
+            ("form", self.form or DEFAULT_FORM, tuple(FORMS)),
+            ("serial", self.serial or DEFAULT_SERIAL_FORM, tuple(SERIAL_FORMS)),
+            ("precision", self.precision, PRECISIONS),
             ("calibrate", self.calibrate, CALIBRATIONS),
             ("first-activation", self.first_activation, FIRST_ACTIVATIONS),
         ):
             if text not in known:
                 raise OptionError(f"{name} '{text}' is unknown", remedy=f"use {' or '.join(known)}")
+        if self.method == "qcfs" and self.form is not None:
+            raise OptionError(
+                f"form '{self.form}' is one of the parallel method",
+                remedy="with --method qcfs, choose --serial scan or --serial step",
+            )
+        if self.method != "qcfs" and self.serial is not None:
+            raise OptionError(
+                f"serial '{self.serial}' is one of the method qcfs",
+                remedy="add --method qcfs, or choose a --form",
+            )
+
+        if self.precision == "fp16" and self.chosen_form != "counts":
+            raise OptionError(
+                f"form '{self.chosen_form}' is written in fp32 only",
+                remedy="choose --form counts for --precision fp16",
+            )
+
+    @property
+    def chosen_form(self) -> str:
+        """The form of either method."""
+        if self.method == "qcfs":
+            return self.serial or DEFAULT_SERIAL_FORM
+        return self.form or DEFAULT_FORM
 
 
 def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
@@ -113,7 +145,16 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             passes: how often the paper's rule goes through the data.
             preprocess: how images become inputs; by default what the model's metadata or
                 its sidecar file says.
-            form: ``matmul`` (explicit trains, as in the paper) or ``counts``.
+            method: ``parallel``, or ``qcfs``: the same thresholds with classical
+                integrate-and-fire neurons, the serial network that the parallel one is
+                measured against.
+            form: of the parallel method, one of `graphpass.forms.FORMS`: ``matmul``
+                (explicit trains, as in the paper; the default), ``counts``, ...
+            serial: of the method qcfs: ``scan`` (one ONNX Scan over the time-steps; the
+                default) or ``step`` (a file of one time-step, which `Session` runs T
+                times).
+            precision: ``fp32``, or ``fp16`` for GPUs, in the form ``counts`` only: not the
+                same network, but a close one. Its inputs and outputs stay float32.
             calibrate: ``paper`` (running means) or ``none``.
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
@@ -151,9 +192,11 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     if start is not Stage.CALIBRATED:
         wanted = chosen.calibrate == "paper" and not stages.lossless(model)
         stages.calibrate(model, chosen.calibrate if wanted else "none", run.measuring(wanted))
+        run.find_ranges()
         run.keep_stage()
     run.check_same_steps()
-    stages.emit(model, chosen.form)
+    run.find_ranges()
+    stages.emit(model, chosen.chosen_form, chosen.precision)
     run.keep_stage()
     save(model, output)
     return run.result(output)
@@ -192,6 +235,7 @@ class _Run:
         steps = self._options.steps or (self._model.record and self._model.record.steps)
         if not steps:
             raise OptionError("no number of time-steps", remedy="give --steps T")
+        stages.check_form(self._model, self._options.chosen_form, int(steps))
         return int(steps)
 
     def check_same_steps(self) -> None:
@@ -202,17 +246,30 @@ class _Run:
                 f"the stage file is made for T = {record.steps}, not {self._options.steps}",
                 remedy="carry on from 1-clip.onnx, or leave --steps out",
             )
+        self.need_steps()
 
-    def measuring(self, wanted: object) -> stages.Measuring | None:
+    def find_ranges(self) -> None:
+        """Measure the currents that the form rounds, unless the stage file knows them."""
+        form, model = self._options.chosen_form, self._model
+        assert model.record is not None, "every stage has a record"
+        if model.record.ranges or not stages.rounds_currents(form):
+            return
+        missing = stages.without_range(model, form)
+        what = f"the ranges of {len(missing)} currents"
+        measuring = self.measuring(missing or self._options.data, what)
+        if measuring is not None:
+            stages.record_current_ranges(model, form, measuring)
+
+    def measuring(self, wanted: object, what: str | None = None) -> stages.Measuring | None:
         """Data and sessions, if there is something to measure."""
         if not wanted:
             return None
         chosen = self._options
         if chosen.data is None:
             names = wanted if isinstance(wanted, list) else []
-            what = f"the thresholds of {len(names)} Relu" if names else "--calibrate paper"
+            thresholds = f"the thresholds of {len(names)} Relu" if names else "--calibrate paper"
             raise DataError(
-                f"calibration data is needed for {what}",
+                f"calibration data is needed for {what or thresholds}",
                 where=self._model.name,
                 remedy="give --data" + ("" if names else ", or --calibrate none"),
             )

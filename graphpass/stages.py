@@ -10,16 +10,20 @@ from typing import Any
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
 from graphpass.calibration import paper
+from graphpass.calibration.ranges import record_ranges
 from graphpass.calibration.thresholds import OpenSession, Progress, record_maximum
-from graphpass.forms import FORMS
-from graphpass.model import Model, infer_shapes
+from graphpass.forms import FORMS, SERIAL_FORMS
+from graphpass.grids import find_grids
+from graphpass.model import Model, from_proto, infer_shapes, to_proto
 from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
 from graphpass.passes.bound_activations import BoundActivations
+from graphpass.passes.expose_states import state_elements
 from graphpass.passes.fold_batch_norm import FoldBatchNorm
 from graphpass.passes.fold_constants import FoldConstants
 from graphpass.passes.fold_shapes import FoldShapes
 from graphpass.passes.free_batch import FreeBatch
+from graphpass.passes.halve_precision import HalvePrecision
 from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
@@ -27,6 +31,7 @@ from graphpass.passes.spell_clip import SpellClip
 from graphpass.plan import Activation, Plan
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.data import Dataset
+from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 
 
@@ -117,15 +122,75 @@ def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
     model.note(stage=Stage.CALIBRATED, calibration=summary)
 
 
-def emit(model: Model, form: str) -> None:
+def check_form(model: Model, form: str, steps: int) -> None:
+    """Refuse, before anything is measured, what the form cannot be written in.
+
+    Raises:
+        ModelError: the opset is too old.
+        OptionError: T is too large.
+    """
+    chosen = {**FORMS, **SERIAL_FORMS}[form]
+    if model.opset < chosen.oldest_opset:
+        raise ModelError(
+            f"opset {model.opset} is too old for form '{form}'",
+            where=model.name,
+            remedy=f"export it with opset {chosen.oldest_opset} or newer, or use --form counts",
+        )
+    if chosen.most_steps is not None and steps > chosen.most_steps:
+        raise OptionError(
+            f"T = {steps} time-steps do not fit into form '{form}'",
+            remedy=f"use 1 to {chosen.most_steps}, or --form counts",
+        )
+
+
+def rounds_currents(form: str) -> bool:
+    """Does the form need the ranges of currents?"""
+    return form in FORMS and FORMS[form].prepare is not None
+
+
+def without_range(model: Model, form: str) -> list[str]:
+    """Currents whose range the form needs, and that must be measured."""
+    return find_grids(_counting(model, form)).unknown
+
+
+def record_current_ranges(model: Model, form: str, measuring: Measuring) -> None:
+    """Measure the currents that the form rounds, in the network that it rounds them in."""
+    counting = _counting(model, form)
+    names = find_grids(counting).currents
+    ranges = record_ranges(
+        counting,
+        names,
+        measuring.data,
+        batch=measuring.batch,
+        open_session=measuring.open_session,
+        progress=measuring.progress,
+    )
+    model.note(ranges=ranges)
+
+
+def _counting(model: Model, form: str) -> Model:
+    """The float network that the form rounds, from a copy of stage 3."""
+    prepare = FORMS[form].prepare
+    assert prepare is not None, "asked for forms that round currents"
+    counting = from_proto(to_proto(model), name=model.name)
+    infer_shapes(counting)
+    run_all(counting, prepare())
+    return counting
+
+
+def emit(model: Model, form: str, precision: str = "fp32") -> None:
     """Stage 4: spiking neurons; in a form with trains, the time axis appears."""
     assert model.record is not None, "stage 3 has a record"
     assert model.record.steps is not None, "stage 3 has a T"
-    steps, chosen = model.record.steps, FORMS[form]
+    steps, chosen = model.record.steps, {**FORMS, **SERIAL_FORMS}[form]
     flow = infer(model, [neuron.name for neuron in model.record.neurons])
     run_all(model, chosen.passes(flow, steps))
+    if precision == "fp16":
+        run_all(model, [HalvePrecision()])
     _forget_folded_shapes(model)
     peak = _peak_elements(flow, steps if chosen.carrier is Carrier.TRAIN else 1)
+    if peak is not None and chosen.carrier is Carrier.SERIAL:
+        peak += state_elements(flow, [neuron.name for neuron in model.record.neurons])
     model.note(stage=Stage.SPIKING, form=form, peak_elements=peak)
 
 

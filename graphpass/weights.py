@@ -78,6 +78,25 @@ def scale_inputs(model: Model, layer: gs.Node, factor: Vector) -> bool:
     return True
 
 
+def largest_per_output(layer: gs.Node) -> Vector | None:
+    """The largest absolute weight or bias of every output channel; None as `scale_outputs`."""
+    weight, bias = _constants(layer)
+    if weight is None or bias is None:
+        return None
+    size = np.abs(weight)
+    if layer.op == "Conv":
+        by_channel = size.reshape(weight.shape[0], -1).max(axis=1)
+    elif layer.op == "ConvTranspose":
+        groups = int(layer.attrs.get("group", 1))
+        parts = size.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        by_channel = parts.max(axis=(1, 3)).ravel()
+    else:
+        transposed = layer.op == "Gemm" and layer.attrs.get("transB", 0)
+        by_channel = size.max(axis=1 if transposed else 0)
+    largest: Vector = np.maximum(by_channel, np.abs(bias)).astype(np.float64)
+    return largest
+
+
 def _constants(layer: gs.Node) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Weight and bias (zero when there is none); None for what is not constant."""
     if not editing.is_standard(layer, *LAYERS):

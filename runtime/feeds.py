@@ -72,6 +72,24 @@ def batch_inputs(specs: Sequence[TensorSpec]) -> tuple[tuple[str, ...], int | No
     return tuple(spec.name for spec in ranked), size
 
 
+def zeros(specs: Sequence[TensorSpec], *, where: str | None = None) -> dict[str, Array]:
+    """One sample of zeros; axis 0 is 1 where it is free.
+
+    Raises:
+        DataError: another axis is free too.
+    """
+    arrays = {}
+    for spec in specs:
+        free = spec.shape[:1] if spec.shape and not isinstance(spec.shape[0], int) else ()
+        fixed = [size for size in spec.shape[len(free) :] if isinstance(size, int)]
+        if len(free) + len(fixed) != len(spec.shape):
+            raise DataError(
+                f"input {spec.name!r} is {spec}, of no fixed size", where=where, remedy="feed data"
+            )
+        arrays[spec.name] = np.zeros((*(1 for _ in free), *fixed), spec.dtype)
+    return arrays
+
+
 def check_feed(spec: TensorSpec, array: Array, *, batched: bool, where: str | None = None) -> None:
     """Compare one array with the input that it is for.
 

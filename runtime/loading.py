@@ -14,8 +14,16 @@ from graphpass_runtime.errors import ModelError, OptionError, ProviderError
 from graphpass_runtime.extra_outputs import extra_outputs_suffix
 from graphpass_runtime.feeds import TensorSpec
 from graphpass_runtime.ort_errors import load_error, shorten
-from graphpass_runtime.providers import CPU, CUDA, import_onnxruntime, resolve_provider
+from graphpass_runtime.providers import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    import_onnxruntime,
+    resolve_provider,
+)
 
+_GPU = (("tensorrt", TENSORRT), ("cuda", CUDA))
+_SPELLED = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _SILENT = 4  # log severity: fatal only; what matters comes as an exception too
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -34,15 +42,22 @@ class ModelSource:
 
     Attributes:
         model: path of an ONNX file, or its bytes.
-        provider: ``auto``, ``cpu`` or ``cuda``.
-        options: provider options for CUDA, or None.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        options: options for the provider, or None.
         threads: threads within one operator; None = ONNX Runtime's default.
+        spinning: idle threads wait actively for a while, which is faster for one session
+            and takes the cores from every other.
+        tf32: CUDA may round the inputs of fp32 products.
+        cuda_graph: runs are recorded and replayed.
     """
 
     model: Path | bytes
     provider: str
     options: Mapping[str, Any] | None
     threads: int | None
+    spinning: bool = True
+    tf32: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         """Check what ONNX Runtime would not.
@@ -62,42 +77,58 @@ class ModelSource:
         """What to call the model in an error."""
         return "model" if isinstance(self.model, bytes) else str(self.model)
 
-    def create(self, extra: Sequence[str] = ()) -> tuple[Any, str]:
+    def create(self, extra: Sequence[str] = (), *, profile: Path | None = None) -> tuple[Any, str]:
         """Make an `onnxruntime.InferenceSession`.
 
         Args:
             extra: inner tensors that become outputs.
+            profile: what ONNX Runtime's profile is to be called, a time added; None
+                switches the profiler off.
 
         Returns:
-            The session, and what it runs on: ``cpu`` or ``cuda``.
+            The session, and what it runs on: ``cpu``, ``cuda`` or ``tensorrt``.
 
         Raises:
             ModelError: ONNX Runtime does not load the model.
-            ProviderError: no ONNX Runtime, or ``cuda`` that does not start.
+            ProviderError: no ONNX Runtime, or a GPU provider that does not start.
+            OptionError: ``cuda_graph``, and `auto` takes the CPU.
         """
         ort = import_onnxruntime()
-        resolved = resolve_provider(self.provider, self.options)
+        resolved = resolve_provider(
+            self.provider, self.options, tf32=self.tf32, cuda_graph=self.cuda_graph
+        )
         try:
-            session = self._load(ort, extra, resolved.ort_providers)
+            session = self._load(ort, extra, resolved.ort_providers, profile)
         except (RuntimeError, ValueError) as error:
             # How a provider fails that cannot start; a model fails as a ModelError.
             if resolved.name == "cpu":
                 raise load_error(error, where=self.where) from error
-            if self.provider == "cuda":
+            if self.provider != "auto" or self.cuda_graph:
                 raise self._not_started(shorten(str(error))) from error
-            session = self._load(ort, extra, [(CPU, {})])
-        took = "cuda" if CUDA in session.get_providers() else "cpu"
-        if self.provider == "cuda" and took == "cpu":
-            raise self._not_started("ONNX Runtime fell back to the CPU")
+            session = self._load(ort, extra, [(CPU, {})], profile)
+        active = session.get_providers()
+        took = next((name for name, ort_name in _GPU if ort_name in active), "cpu")
+        if took != resolved.name and (self.provider != "auto" or self.cuda_graph):
+            raise self._not_started(f"ONNX Runtime fell back to {_SPELLED[took]}")
         return session, took
 
     def _load(
-        self, ort: ModuleType, extra: Sequence[str], providers: list[tuple[str, dict[str, str]]]
+        self,
+        ort: ModuleType,
+        extra: Sequence[str],
+        providers: list[tuple[str, dict[str, str]]],
+        profile: Path | None,
     ) -> Any:
         options = ort.SessionOptions()
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         options.log_severity_level = _SILENT
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        if not self.spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         folder = None if isinstance(self.model, bytes) else self.model.parent
         source: str | bytes
         if isinstance(self.model, bytes):

@@ -39,6 +39,7 @@ class Carrier(enum.StrEnum):
 
     TRAIN = "train"  # T spikes per neuron, time folded into the batch axis
     COUNT = "count"  # one spike count per neuron
+    SERIAL = "serial"  # T spikes per neuron, one a step, in the order that it fires them
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Neuron:
         trained_levels: levels of the QCFS that the layer was trained as; None for one
             that was trained without quantisation.
         sign: +1 for an excitatory layer, -1 for an inhibitory one.
-        carrier: train or count.
+        carrier: train, count or serial.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Neuron:
 
     @property
     def spikes(self) -> str:
-        """Tensor that holds the 0/1 spikes (train) or their number (count)."""
+        """Tensor that holds the 0/1 spikes (train, serial) or their number (count)."""
         return f"{self.name}/spikes"
 
     def to_json(self) -> dict[str, Any]:
@@ -142,6 +143,54 @@ class Neuron:
         )
 
 
+@dataclass(frozen=True)
+class State:
+    """A tensor that one run of a file hands to the next; it starts at zero.
+
+    Attributes:
+        input: the input that takes it.
+        output: the output that gives it.
+        shape: its shape for one sample.
+        batch_axis: the axis that grows with the batch, None when it does not.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    batch_axis: int | None = None
+
+    def shape_of(self, batch: int) -> tuple[int, ...]:
+        """Its shape for a batch."""
+        return tuple(
+            size * batch if axis == self.batch_axis else size
+            for axis, size in enumerate(self.shape)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "input": self.input,
+            "output": self.output,
+            "shape": list(self.shape),
+            "batch_axis": self.batch_axis,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> State:
+        """Inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: when a field is missing or malformed.
+        """
+        axis = values["batch_axis"]
+        return cls(
+            input=str(values["input"]),
+            output=str(values["output"]),
+            shape=tuple(int(size) for size in values["shape"]),
+            batch_axis=None if axis is None else int(axis),
+        )
+
+
 def _to_list(array: NDArray[np.float32]) -> list[float]:
     # str(float32) is the shortest decimal that reads back as the same float32,
     # about half as long as the float64 spelling.
@@ -165,6 +214,10 @@ class FileRecord:
         batch_norms: data-free statistics of stage 0: tensor name -> ``{"mean": [C],
             "std": [C]}`` of the BatchNormalization that wrote it before folding.
         peak_elements: elements per sample of the largest tensor, time included.
+        states: what the file hands from one time-step to the next. A file with states
+            computes one step: it is run T times, and its outputs count after the last.
+        precision: what the file computes in, where that is not float32: ``fp16``.
+        ranges: smallest and largest value of currents, by tensor name, for form ``int8``.
     """
 
     stage: Stage
@@ -176,6 +229,9 @@ class FileRecord:
     preprocess: Mapping[str, Any] | None = None
     batch_norms: Mapping[str, Any] = field(default_factory=dict)
     peak_elements: int | None = None
+    states: tuple[State, ...] = ()
+    precision: str | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_props(self) -> dict[str, str]:
         """The record as ONNX metadata entries, the same bytes for the same record."""
@@ -190,6 +246,9 @@ class FileRecord:
             "preprocess": None if self.preprocess is None else dict(self.preprocess),
             "batch_norms": dict(self.batch_norms) or None,
             "peak_elements": self.peak_elements,
+            "states": [state.to_json() for state in self.states] or None,
+            "precision": self.precision,
+            "ranges": {name: list(ends) for name, ends in self.ranges.items()} or None,
         }
         return {
             PREFIX + key: value if isinstance(value, str) else _dump(value)
@@ -229,6 +288,12 @@ class FileRecord:
                 preprocess=_load(own, "preprocess", dict),
                 batch_norms=_load(own, "batch_norms", dict) or {},
                 peak_elements=_load(own, "peak_elements", int),
+                states=tuple(State.from_json(item) for item in _load(own, "states", list) or ()),
+                precision=own.get("precision"),
+                ranges={
+                    name: (float(low), float(high))
+                    for name, (low, high) in (_load(own, "ranges", dict) or {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ModelError(

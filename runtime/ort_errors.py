@@ -32,6 +32,12 @@ _MEANINGS = (
         False,
     ),
     (
+        r"graph capture feature",
+        "no CUDA graph can be made of it",
+        "leave cuda_graph out; placement() shows the nodes that are not on CUDA",
+        True,
+    ),
+    (
         r"[Ee]xternal (data|initializer)",
         "external data is missing or damaged",
         "keep the model's data file beside it",

@@ -20,12 +20,13 @@ from graphpass_runtime.errors import OptionError, ProviderError
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+NAMES = ("auto", "cpu", "cuda", "tensorrt")
 
 _BUILDS = ("onnxruntime", "onnxruntime-gpu")
 
-# TF32 rounds the inputs of every fp32 product to 10 bits of mantissa, which moves
-# membrane potentials across thresholds: parity first, speed on request.
-_CUDA_DEFAULTS: Mapping[str, Any] = {"use_tf32": 0}
+_CUDA_GRAPH = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ResolvedProvider:
     """Where a session is to run.
 
     Attributes:
-        name: ``cpu`` or ``cuda``.
+        name: ``cpu``, ``cuda`` or ``tensorrt``.
         ort_providers: what `onnxruntime.InferenceSession` takes as `providers`.
     """
 
@@ -68,7 +69,13 @@ def import_onnxruntime() -> ModuleType:
 _REINSTALL = "install it again, with graphpass[cpu] or graphpass[gpu]"
 
 
-def resolve_provider(name: str, options: Mapping[str, Any] | None = None) -> ResolvedProvider:
+def resolve_provider(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    tf32: bool = False,
+    cuda_graph: bool = False,
+) -> ResolvedProvider:
     """Which provider a session should try.
 
     That a build lists CUDA does not mean that there is a GPU: ONNX Runtime finds
@@ -76,36 +83,66 @@ def resolve_provider(name: str, options: Mapping[str, Any] | None = None) -> Res
 
     Args:
         name: ``auto`` (CUDA where this build of ONNX Runtime has it, else CPU),
-            ``cpu`` or ``cuda``.
-        options: CUDA provider options of ONNX Runtime, over our default of
-            ``use_tf32 = 0``; unused where ``auto`` takes the CPU.
+            ``cpu``, ``cuda``, or ``tensorrt`` (with CUDA for what it does not take).
+        options: ONNX Runtime's options for that provider, over ours; unused where
+            ``auto`` takes the CPU.
+        tf32: let CUDA round the inputs of every fp32 product to 10 bits of mantissa.
+            That is faster, and moves membrane potentials across thresholds. TensorRT
+            itself goes by the environment variable NVIDIA_TF32_OVERRIDE alone.
+        cuda_graph: record a run once, and replay it afterwards.
 
     Raises:
-        OptionError: no such provider, or options for the CPU.
-        ProviderError: no ONNX Runtime, or ``cuda`` with a build that has no CUDA.
+        OptionError: no such provider, or what only a GPU has for the CPU.
+        ProviderError: no ONNX Runtime, or a provider that its build does not have.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise OptionError(f"unknown provider {name!r}", remedy="choose auto, cpu or cuda")
-    if name == "cpu" and options:
-        raise OptionError("provider options are for cuda only", remedy="leave them out")
+    if name not in NAMES:
+        raise OptionError(
+            f"unknown provider {name!r}", remedy=f"choose {', '.join(NAMES[:-1])} or {NAMES[-1]}"
+        )
+    if name == "cpu":
+        _refuse_gpu_options(options, tf32=tf32, cuda_graph=cuda_graph)
     ort = import_onnxruntime()
-    has_cuda = CUDA in ort.get_available_providers()
-    if name == "cuda" and not has_cuda:
-        raise ProviderError(_why_no_cuda(), remedy=_GPU_REMEDY)
-    if name == "cpu" or not has_cuda:
+    available = ort.get_available_providers()
+    wanted = {"cuda": CUDA, "tensorrt": TENSORRT}.get(name)
+    if wanted is not None and wanted not in available:
+        raise ProviderError(_why_absent(name, wanted), remedy=_GPU_REMEDY)
+    if name == "cpu" or (name == "auto" and CUDA not in available):
+        _refuse_gpu_options(cuda_graph=cuda_graph)
         return ResolvedProvider("cpu", [(CPU, {})])
     _preload(ort)
-    settings = {key: _option(value) for key, value in {**_CUDA_DEFAULTS, **(options or {})}.items()}
-    return ResolvedProvider("cuda", [(CUDA, settings), (CPU, {})])
+    chosen = "tensorrt" if name == "tensorrt" else "cuda"
+    ours: dict[str, Any] = {"use_tf32": tf32} if chosen == "cuda" else {}
+    if cuda_graph:
+        ours[_CUDA_GRAPH[chosen]] = True
+    settings = {key: _option(value) for key, value in {**ours, **(options or {})}.items()}
+    if chosen == "cuda":
+        return ResolvedProvider(chosen, [(CUDA, settings), (CPU, {})])
+    rest = {"use_tf32": _option(tf32)}
+    if "device_id" in settings:
+        rest["device_id"] = settings["device_id"]
+    return ResolvedProvider(chosen, [(TENSORRT, settings), (CUDA, rest), (CPU, {})])
 
 
 _GPU_REMEDY = "pip uninstall onnxruntime, install graphpass[gpu], or use the provider cpu"
 
 
-def _why_no_cuda() -> str:
+def _refuse_gpu_options(
+    options: Mapping[str, Any] | None = None, *, tf32: bool = False, cuda_graph: bool = False
+) -> None:
+    if options:
+        raise OptionError("provider options are for cuda only", remedy="leave them out")
+    if tf32:
+        raise OptionError("tf32 is for cuda only", remedy="leave it out")
+    if cuda_graph:
+        raise OptionError(
+            "there are no CUDA graphs on the CPU", remedy="use the provider cuda, or leave it out"
+        )
+
+
+def _why_absent(name: str, provider: str) -> str:
     if _installed("onnxruntime-gpu"):
-        return "the installed onnxruntime-gpu offers no CUDAExecutionProvider"
-    return "provider cuda needs the package onnxruntime-gpu, which is not installed"
+        return f"the installed onnxruntime-gpu offers no {provider}"
+    return f"provider {name} needs the package onnxruntime-gpu, which is not installed"
 
 
 def _installed(distribution: str) -> bool:

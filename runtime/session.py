@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphpass_runtime.device_io import Bound, device_of
 from graphpass_runtime.errors import DataError, ModelError, OptionError
-from graphpass_runtime.feeds import Array, Chunk, TensorSpec, batch_inputs, check_feed, split
+from graphpass_runtime.feeds import (
+    Array,
+    Chunk,
+    TensorSpec,
+    batch_inputs,
+    check_feed,
+    split,
+    zeros,
+)
 from graphpass_runtime.loading import ModelSource, describe_session
 from graphpass_runtime.metadata import Carrier, FileRecord, Neuron
 from graphpass_runtime.ort_errors import shorten
+from graphpass_runtime.placement import Placement, measure_placement
 from graphpass_runtime.spikes import count_spikes, sum_per_channel
+from graphpass_runtime.stepping import Stepper
 
 __all__ = ["Session", "TensorSpec"]
 
@@ -31,20 +43,25 @@ class Session:
     Args:
         model: path of an ONNX file, or its bytes (external data of bytes is looked
             for in the working folder).
-        provider: ``auto``, ``cpu`` or ``cuda``.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` takes CUDA or the CPU.
         threads: threads that one operator may use; None leaves it to ONNX Runtime,
             which takes one per core.
-        provider_options: ONNX Runtime's options for CUDA.
+        provider_options: ONNX Runtime's options for CUDA, or for TensorRT.
         extra_outputs: tensors of the graph to hand out beside its outputs. That
             can change how ONNX Runtime fuses around them, so measure speed without.
         memory_limit: bytes of intermediate tensors to aim for; a larger batch is run
             in pieces. Needs the file's own record of its largest tensor.
+        spinning: idle threads wait actively, which suits one session on its own. Switch
+            it off for sessions that are run in turn, above all to measure them.
+        tf32: let CUDA round the inputs of fp32 products: faster, but not the same spikes.
+        cuda_graph: record each bound batch and replay it; only through `bind`, on a GPU.
 
     Attributes:
         record: what a graphpass file says about itself; None for any other file.
-        provider: what it runs on, ``cpu`` or ``cuda``.
-        inputs: the inputs, without initializers.
-        outputs: the outputs, extra ones last.
+        provider: what it runs on, ``cpu``, ``cuda`` or ``tensorrt``.
+        inputs: the inputs, without initializers and without states: a file that computes
+            one time-step is run T times here.
+        outputs: the outputs, extra ones last, without states.
         where: what the model is called in an error: its path.
         batch: the batch size that the file fixes; None when it is free.
 
@@ -63,12 +80,21 @@ class Session:
         provider_options: Mapping[str, Any] | None = None,
         extra_outputs: Sequence[str] = (),
         memory_limit: int = 1 << 30,
+        spinning: bool = True,
+        tf32: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         if memory_limit < 1:
             raise OptionError(f"memory limit is {memory_limit} bytes", remedy="give 1 or more")
         self._memory_limit = memory_limit
         self._source = ModelSource(
-            model if isinstance(model, bytes) else Path(model), provider, provider_options, threads
+            model if isinstance(model, bytes) else Path(model),
+            provider,
+            provider_options,
+            threads,
+            spinning,
+            tf32,
+            cuda_graph,
         )
         self.where = self._source.where
 
@@ -81,9 +107,14 @@ class Session:
         # A second session that shows the neurons' spikes, made when first needed.
         self._probe: Any = None
 
-        self.inputs, self.outputs, props = describe_session(self._ort, where=self.where)
+        inputs, outputs, props = describe_session(self._ort, where=self.where)
         self.record = FileRecord.from_props(props, where=self.where)
+        states = self.record.states if self.record else ()
+        hidden = {name for state in states for name in (state.input, state.output)}
+        self.inputs = tuple(spec for spec in inputs if spec.name not in hidden)
+        self.outputs = tuple(spec for spec in outputs if spec.name not in hidden)
         self._batched, self.batch = batch_inputs(self.inputs)
+        self._ort = self._stepped(self._ort)
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -100,16 +131,15 @@ class Session:
         Raises:
             DataError: feeds that do not fit the inputs, or a batch that had to be cut
                 up for a model whose output has no batch axis to join the results on.
-            OptionError: no such output.
+            OptionError: no such output, or a session for CUDA graphs.
             ModelError: ONNX Runtime fails while running.
         """
-        known = [output.name for output in self.outputs]
-        names = known if outputs is None else list(dict.fromkeys(outputs))
-        if unknown := [name for name in names if name not in known]:
+        names = self._names(outputs)
+        if self._source.cuda_graph:
             raise OptionError(
-                f"no output {unknown[0]!r}",
+                "run() gives a CUDA graph other addresses every time",
                 where=self.where,
-                remedy=f"the outputs are {', '.join(known)}",
+                remedy="use bind(), or leave cuda_graph out",
             )
         pieces: list[dict[str, Array]] = []
         for chunk in self._chunks(feeds, _LIVE_TENSORS + self._extra_count):
@@ -120,6 +150,60 @@ class Session:
         if len(pieces) == 1:
             return pieces[0]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+
+    def bind(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Bound:
+        """Keep a batch on the device, to run it again and again without copies.
+
+        The batch is run whole: it is not cut up to fit the memory.
+
+        Args:
+            feeds: as for `run`; every later batch has the same shapes.
+            outputs: names of the outputs to compute; None = all.
+
+        Raises:
+            DataError: as for `run`, or a batch of another size than the file fixes.
+            OptionError: no such output, or a file that is run once per time-step.
+            ModelError: ONNX Runtime fails while running.
+        """
+        names = self._names(outputs)
+        if self.record and self.record.states:
+            raise OptionError(
+                "is run once per time-step and cannot be bound",
+                where=self.where,
+                remedy="use run()",
+            )
+        chunk = next(split(self._checked(feeds), self._batched, literal=self.batch, limit=None))
+        if not chunk.whole:
+            raise DataError(
+                f"the batch size is fixed to {self.batch}",
+                where=self.where,
+                remedy=f"bind exactly {self.batch} samples",
+            )
+        return Bound(
+            self._ort,
+            chunk.feeds,
+            names,
+            device=device_of(self.provider, self._source.options),
+            cuda_graph=self._source.cuda_graph,
+            where=self.where,
+        )
+
+    def placement(self, feeds: Mapping[str, Array] | None = None) -> Placement:
+        """Which execution provider runs each node of the optimised graph.
+
+        Args:
+            feeds: a batch to run, as for `run`; None runs one sample of zeros.
+
+        Raises:
+            DataError: as for `run`, or no feeds for a model whose inputs are of no
+                fixed shape.
+            ModelError: ONNX Runtime fails while running.
+        """
+        arrays = self._checked(zeros(self.inputs, where=self.where) if feeds is None else feeds)
+        batch = len(arrays[self._batched[0]]) if self._batched else 1
+        for state in self.record.states if self.record else ():
+            arrays[state.input] = np.zeros(state.shape_of(batch), np.float32)
+        return measure_placement(replace(self._source, cuda_graph=False), arrays)
 
     def spike_counts(self, feeds: Mapping[str, Array]) -> dict[str, NDArray[np.int32]]:
         """Spikes of every neuron, summed over time.
@@ -164,10 +248,17 @@ class Session:
             raise ModelError(
                 "has no spiking neurons", where=self.where, remedy="run graphpass convert on it"
             )
+        if self.record and self.record.form == "scan":
+            raise ModelError(
+                "keeps its spikes inside its Scan",
+                where=self.where,
+                remedy="convert with --serial step, which shows them",
+            )
         names = list(dict.fromkeys(neuron.spikes for neuron in neurons))
         if self._probe is None:
             # Not in the session that `run` uses: outputs in its middle undo fusions.
-            self._probe, _ = self._source.create(self._undeclared(names))
+            source = replace(self._source, cuda_graph=False)
+            self._probe = self._stepped(source.create(self._undeclared(names))[0], names)
         for chunk in self._chunks(feeds, _LIVE_TENSORS + len(names)):
             tensors = self._execute(self._probe, names, chunk)
             for neuron in neurons:
@@ -189,6 +280,37 @@ class Session:
     def _steps(self, neuron: Neuron) -> int:
         steps = self.record.steps if self.record else None
         return neuron.levels if steps is None or neuron.carrier is Carrier.COUNT else steps
+
+    def _stepped(self, session: Any, summed: Sequence[str] = ()) -> Any:
+        """The session, or what runs it once per time-step if its file has states."""
+        if self.record is None or not self.record.states:
+            return session
+        if not self.record.steps:
+            raise ModelError(
+                "has states but no number of steps",
+                where=self.where,
+                remedy="convert the ANN again",
+            )
+        return Stepper(
+            session,
+            self.record.states,
+            self.record.steps,
+            device=device_of(self.provider, self._source.options),
+            batched=self._batched,
+            summed=summed,
+        )
+
+    def _names(self, outputs: Sequence[str] | None) -> list[str]:
+        """Outputs by name, each once; all of them for None."""
+        known = [output.name for output in self.outputs]
+        names = known if outputs is None else list(dict.fromkeys(outputs))
+        if unknown := [name for name in names if name not in known]:
+            raise OptionError(
+                f"no output {unknown[0]!r}",
+                where=self.where,
+                remedy=f"the outputs are {', '.join(known)}",
+            )
+        return names
 
     def _undeclared(self, names: Sequence[str]) -> list[str]:
         return [name for name in dict.fromkeys(names) if name not in self._declared]

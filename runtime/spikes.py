@@ -15,7 +15,8 @@ def count_spikes(neuron: Neuron, spikes: Array, steps: int) -> NDArray[np.int32]
     Args:
         neuron: the record of the layer.
         spikes: its tensor `neuron.spikes`. A train is bool or 0/1 and has T*N rows on
-            the batch axis, time outermost (row t*N + n); a count has N rows.
+            the batch axis, time outermost (row t*N + n); a count has N rows, and so
+            have serial spikes, which `Stepper` has summed already.
         steps: number of time-steps T.
 
     Returns:
@@ -28,7 +29,7 @@ def count_spikes(neuron: Neuron, spikes: Array, steps: int) -> NDArray[np.int32]
     axes = (axis, 0 if neuron.channel_axis is None else neuron.channel_axis)
     if not all(0 <= each < spikes.ndim for each in axes):
         raise ValueError("it lacks an axis")
-    if neuron.carrier is Carrier.COUNT:
+    if neuron.carrier is not Carrier.TRAIN:
         # Counts may travel as floats; they are whole numbers all the same.
         whole: Array = np.rint(spikes) if spikes.dtype.kind == "f" else spikes
         return whole.astype(np.int32)

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
 import pytest
+
+from graphpass_models.digits import Digits, load_digits
+
+onnxruntime.set_default_logger_severity(4)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +26,54 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set GRAPHPASS_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """The handwritten digits."""
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    return load_digits()
+
+
+@pytest.fixture(scope="session")
+def digits_npz(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two files as a user has them: 100 digits to calibrate on, 60 labelled held-out ones."""
+    folder = tmp_path_factory.mktemp("digits")
+    np.savez(folder / "calib.npz", image=digits.train_images[:100])
+    np.savez(folder / "test.npz", image=digits.test_images[:60], labels=digits.test_labels[:60])
+    return folder / "calib.npz", folder / "test.npz"
+
+
+@pytest.fixture(scope="session")
+def bare_run() -> Callable[..., dict[str, Any]]:
+    """Run a file or its bytes in ONNX Runtime and nothing else; all outputs by name."""
+
+    def run(model: str | Path | bytes, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        source = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    return run
+
+
+@pytest.fixture
+def write_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a model given as ONNX text; weights may be arrays by name."""
+
+    def write(
+        text: str,
+        weights: Mapping[str, Any] | None = None,
+        *,
+        opset: int = 17,
+        name: str = "ann.onnx",
+    ) -> Path:
+        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
+        for key, array in (weights or {}).items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), key))
+        onnx.checker.check_model(model)
+        path = tmp_path / name
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write

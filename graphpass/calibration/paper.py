@@ -24,6 +24,12 @@ from onnx import helper
 
 from graphpass import dialect
 from graphpass.calibration import statistics
+from graphpass.calibration.reference import (
+    currents_of,
+    neurons_of,
+    ranks_of,
+    reference_net,
+)
 from graphpass.calibration.thresholds import OpenSession, Progress
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
@@ -62,9 +68,7 @@ def calibrate(
         The neurons with shift = psi_DA and amplitude = (theta + phi)/T, and the number
         of batches that were used.
     """
-    assert model.record is not None, "stage 2 has neurons"
-    neurons = {neuron.name: neuron for neuron in model.record.neurons}
-    ranks = {name: len(t.shape or []) for name, t in model.graph.tensors().items()}
+    neurons, ranks = neurons_of(model), ranks_of(model)
     wanted = open_session(_reference_graph(model, neurons, ranks).SerializeToString())
     running = open_session(_candidate_graph(model, neurons, ranks).SerializeToString())
     state: _State = {}
@@ -93,35 +97,15 @@ def _calibrated(neuron: Neuron, state: _State) -> Neuron:
 def _reference_graph(
     model: Model, neurons: dict[str, Neuron], ranks: dict[str, int]
 ) -> onnx.ModelProto:
-    """The net that is to be matched, with mean current and mean output of every neuron.
-
-    Each DA-QCFS goes back to what it stands for: Clip(z, 0, theta), or QCFS at the
-    levels it was trained with.
-    """
-    proto = to_proto(model)
-    nodes: list[onnx.NodeProto] = []
-    for node in proto.graph.node:
-        nodes.append(node)
-        neuron = neurons.get(node.output[0]) if node.op_type == dialect.DAQCFS else None
-        if neuron is None:
-            continue
-        node.op_type = dialect.CLIP_RELU
-        del node.input[2:], node.output[1:]
-        if neuron.trained_levels is not None:
-            node.op_type = dialect.QCFS
-            node.input.append(f"{neuron.name}/trained_levels")
-            levels = np.array(neuron.trained_levels, np.float32)
-            nodes.insert(-1, _constant(node.input[2], levels))
-        for tensor, mean in (
-            (node.input[0], _mean_z(neuron)),
-            (neuron.name, _mean_y(neuron)),
-        ):
-            nodes += _mean(tensor, mean, neuron, ranks[neuron.name], model.opset)
+    """The reference with mean current and mean output of every neuron as outputs."""
+    proto = reference_net(model, neurons)
+    nodes = list(proto.graph.node)
+    for name, current in currents_of(proto, neurons).items():
+        neuron = neurons[name]
+        for tensor, mean in ((current, _mean_z(neuron)), (name, _mean_y(neuron))):
+            nodes += _mean(tensor, mean, neuron, ranks[name], model.opset)
             statistics.add_output(proto, mean)
-    statistics.insert(proto, nodes)
-    del proto.functions[:]
-    used = {node.op_type for node in nodes if node.domain == dialect.DOMAIN}
-    proto.functions.extend(dialect.functions(used, model.opset))
+    statistics.replace_nodes(proto, nodes)
     return proto
 
 
@@ -141,7 +125,7 @@ def _candidate_graph(
                 statistics.add_output(proto, _next(name))
         else:
             nodes.append(node)
-    statistics.insert(proto, nodes)
+    statistics.replace_nodes(proto, nodes)
     return proto
 
 
@@ -156,8 +140,8 @@ def _calibrating(
         *_mean(node.input[0], f"{name}/z", neuron, rank, opset),
         *_running(_mean_z(neuron), f"{name}/z", psi),
         *statistics.shaped(_next(psi), f"{name}/shift_now", trailing),
-        _constant(theta, neuron.threshold),
-        _constant(levels, np.array(neuron.levels, np.float32)),
+        statistics.constant(theta, neuron.threshold),
+        statistics.constant(levels, np.array(neuron.levels, np.float32)),
         helper.make_node("Add", [theta, phi], [f"{amplitude}/sum"]),
         helper.make_node("Div", [f"{amplitude}/sum", levels], [amplitude]),
         *statistics.shaped(amplitude, f"{name}/amplitude_now", trailing),
@@ -181,17 +165,13 @@ def _running(wanted: str, found: str, old: str) -> list[onnx.NodeProto]:
     error, kept, step = f"{old}/error", f"{old}/kept", f"{old}/step"
     keep, take = f"{old}/keep", f"{old}/take"
     return [
-        _constant(keep, np.array(MOMENTUM, np.float32)),
-        _constant(take, np.array(1.0 - MOMENTUM, np.float32)),
+        statistics.constant(keep, np.array(MOMENTUM, np.float32)),
+        statistics.constant(take, np.array(1.0 - MOMENTUM, np.float32)),
         helper.make_node("Sub", [wanted, found], [error]),
         helper.make_node("Mul", [old, keep], [kept]),
         helper.make_node("Mul", [error, take], [step]),
         helper.make_node("Add", [kept, step], [_next(old)]),
     ]
-
-
-def _constant(name: str, array: NDArray[np.float32]) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
 
 
 def _psi(neuron: Neuron) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 _FLOAT = onnx.TensorProto.FLOAT
@@ -43,6 +44,47 @@ def reduce_to_channels(
     return nodes
 
 
+def moment_names(name: str) -> tuple[str, str]:
+    """The outputs that `moments` writes for a neuron."""
+    return f"{name}/batch_mean", f"{name}/batch_mean_square"
+
+
+def moments(
+    tensor: str, name: str, *, rank: int, channel_axis: int | None, opset: int
+) -> list[onnx.NodeProto]:
+    """Nodes for the mean, and the mean of squares, of a tensor per channel."""
+    mean, square = moment_names(name)
+    squared = f"{name}/squared"
+
+    def reduced(source: str, output: str) -> list[onnx.NodeProto]:
+        return reduce_to_channels(
+            "ReduceMean", source, output, rank=rank, channel_axis=channel_axis, opset=opset
+        )
+
+    return [
+        *reduced(tensor, mean),
+        helper.make_node("Mul", [tensor, tensor], [squared]),
+        *reduced(squared, square),
+    ]
+
+
+def pooled_like(
+    proto: onnx.ModelProto, output: str, current: str
+) -> tuple[str, list[onnx.NodeProto]]:
+    """The current, pooled if a MaxPool is all that reads the neuron's output.
+
+    Then the pooled current is what matters: its distribution has fewer small values.
+    """
+    readers = [node for node in proto.graph.node if output in node.input]
+    is_output = any(value.name == output for value in proto.graph.output)
+    if len(readers) != 1 or is_output or readers[0].op_type != "MaxPool":
+        return current, []
+    pool = onnx.NodeProto()
+    pool.CopyFrom(readers[0])
+    pool.input[0], pool.output[0], pool.name = current, f"{output}/pooled_current", ""
+    return pool.output[0], [pool]
+
+
 def shaped(vector: str, output: str, trailing: int) -> list[onnx.NodeProto]:
     """Nodes that turn ``[C]`` into ``[C, 1, ..., 1]`` with `trailing` ones."""
     return [
@@ -61,11 +103,16 @@ def add_input(proto: onnx.ModelProto, name: str, channels: int) -> None:
     proto.graph.input.append(helper.make_tensor_value_info(name, _FLOAT, [channels]))
 
 
-def insert(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Replace the nodes of the graph."""
+def replace_nodes(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Give the graph these nodes instead of its own."""
     ordered = list(nodes)
     del proto.graph.node[:]
     proto.graph.node.extend(ordered)
+
+
+def constant(name: str, array: NDArray[np.float32]) -> onnx.NodeProto:
+    """A Constant node."""
+    return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
 
 
 def _vector(name: str, numbers: list[int]) -> onnx.NodeProto:

@@ -60,7 +60,7 @@ def record_maximum(
             opset=model.opset,
         )
         statistics.add_output(proto, outputs[name])
-    statistics.insert(proto, nodes)
+    statistics.replace_nodes(proto, nodes)
     session = open_session(proto.SerializeToString())
     maxima: dict[str, NDArray[np.float32]] = {}
     advance = progress("recording thresholds", data.samples)

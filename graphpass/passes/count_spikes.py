@@ -23,6 +23,18 @@ class CountSpikes(Pass):
     because 0 and T are integers.
     """
 
+    def __init__(self, *, half_even: bool = False, nearest: bool = False) -> None:
+        """Say how the form will round.
+
+        Args:
+            half_even: half to even. QCFS rounds half up; adding one float32 step at T to
+                u lifts an exact tie above the middle, well inside what `verify` calls a
+                near tie.
+            nearest: neurons read u - 1/2, and n is the nearest whole number.
+        """
+        self._half_even = half_even
+        self._nearest = nearest
+
     def apply(self, model: Model) -> int:
         """In topological order: a skip connection reads counts that exist already."""
         assert model.record is not None, "neurons live in the record"
@@ -31,15 +43,24 @@ class CountSpikes(Pass):
         for node in nodes:
             key = node.outputs[2].name
             records[key] = replace(records[key], carrier=Carrier.COUNT)
-            _count(model, node, records[key])
+            self._count(model, node, records[key])
         if nodes:
             model.note(neurons=tuple(records.values()))
         return len(nodes)
 
+    def _count(self, model: Model, node: gs.Node, neuron: Neuron) -> None:
+        middle = 0.0 if self._nearest else 0.5
+        if self._half_even:
+            middle += float(np.spacing(np.float32(neuron.levels)))
+        _count(model, node, neuron, middle)
+        if self._nearest:
+            node.op = dialect.NEAREST_COUNT
+            node.inputs[0].name = f"{neuron.name}/charge"
 
-def _count(model: Model, node: gs.Node, neuron: Neuron) -> None:
+
+def _count(model: Model, node: gs.Node, neuron: Neuron, middle: float) -> None:
     gain = neuron.levels / neuron.threshold.astype(np.float64)
-    charge = Charge(gain, 0.5 + neuron.shift * gain, neuron.channel_axis)
+    charge = Charge(gain, middle + neuron.shift * gain, neuron.channel_axis)
     source, output = node.inputs[0], node.outputs[0]
     shape = source.shape
     potential = charged(model, source, charge)

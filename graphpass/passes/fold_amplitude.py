@@ -95,10 +95,47 @@ def _through(model: Model, product: _Product, reader: gs.Node) -> list[_Product]
         if not all(isinstance(size, int) for size in shape[1:]):
             return None
         factor = np.repeat(factor, int(np.prod(shape[2:])) if axis == 1 else 1)
+    elif editing.is_standard(reader, "Slice", "Pad"):
+        if (padded := _cut_or_padded(product, reader)) is None:
+            return None
+        factor = padded
+    elif editing.is_standard(reader, "Mul"):
+        return _joined(model, product, reader)
     elif not editing.is_standard(reader, "AveragePool", "GlobalAveragePool"):
         return None
     reader.inputs[0] = product.counts
     return [_behind(model, reader, factor, axis)]
+
+
+def _cut_or_padded(product: _Product, reader: gs.Node) -> Vector | None:
+    """The factors behind a Slice along other axes, or behind padding with zeros."""
+    axis, rank = product.axis, len(product.counts.shape or ())
+    known = [editing.values(tensor) for tensor in reader.inputs[1:] if not tensor.is_empty()]
+    if axis is None or not known or any(array is None for array in known):
+        return None
+    if reader.op == "Slice":
+        axes = editing.values(editing.present(reader.inputs, 3))
+        along = range(rank) if axes is None else [int(a) % rank for a in axes]
+        return None if axis in along else product.factor
+    value = editing.scalar(editing.present(reader.inputs, 2)) or 0.0
+    if reader.attrs.get("mode", "constant") != "constant" or value or len(known[0]) != 2 * rank:
+        return None
+    around = (int(known[0][axis]), int(known[0][axis + rank]))
+    if min(around) < 0 or editing.present(reader.inputs, 3) is not None:
+        return None
+    return np.pad(product.factor, around, constant_values=1.0)
+
+
+def _joined(model: Model, product: _Product, reader: gs.Node) -> list[_Product] | None:
+    """Two products in a row are one."""
+    known = editing.values(reader.inputs[1])
+    shape = np.shape(product.node.inputs[1].values)
+    if known is None or (known.size > 1 and known.shape != shape):
+        return None
+    both = np.asarray(known, np.float64) * product.factor.reshape(shape)
+    name = f"{reader.outputs[0].name}/factor"
+    reader.inputs = [product.counts, editing.constant(model, name, both.astype(known.dtype))]
+    return [_Product(reader, both.ravel(), product.axis)]
 
 
 def _through_concat(

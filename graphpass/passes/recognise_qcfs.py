@@ -71,8 +71,8 @@ class RecogniseQCFS(Pass):
 
     Whatever stands around a Floor is composed into u = gain x + offset before it and
     y = scale n after it; it is a QCFS (eq. 5 of the paper) when n is kept within 0..T,
-    offset = 1/2 and scale = 1/gain = theta/T. The shortest such chain is taken, so
-    that factors that belong to the net around it stay.
+    offset = 1/2 and scale = 1/gain = theta/T. The longest such chain is taken: rounding
+    and clipping alone are a QCFS too, with theta = T and the real theta left around it.
     """
 
     def apply(self, model: Model) -> int:
@@ -82,6 +82,8 @@ class RecogniseQCFS(Pass):
 
 
 def _try_recognise(model: Model, floor: gs.Node) -> bool:
+    best: list[gs.Node] = []
+    found: tuple[NDArray[Any], int] | None = None
     for before in _chains_before(model, floor):
         charge = _compose(_IDENTITY, before)
         if charge is None:
@@ -95,10 +97,12 @@ def _try_recognise(model: Model, floor: gs.Node) -> bool:
             if emit is None:
                 break
             chain.append(node)
-            if (match := _match(charge, emit)) is not None:
-                _replace(model, chain, *match)
-                return True
-    return False
+            if len(chain) > len(best) and (match := _match(charge, emit)) is not None:
+                best, found = list(chain), match
+    if found is None:
+        return False
+    _replace(model, best, *found)
+    return True
 
 
 def _chains_before(model: Model, floor: gs.Node) -> Iterator[list[gs.Node]]:

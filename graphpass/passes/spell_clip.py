@@ -56,11 +56,11 @@ def _data_input(node: gs.Node) -> gs.Tensor | None:
 
 
 def _is_normal(node: gs.Node) -> bool:
-    if node.op == "Relu":
-        return True
+    if node.op != "Clip":
+        return bool(node.op == "Relu")
     interval = bounds(node)
-    scalars = all(editing.values(t).ndim == 0 for t in node.inputs[1:] if not t.is_empty())  # type: ignore[union-attr]
-    return node.op == "Clip" and interval is not None and math.isfinite(interval[1]) and scalars
+    scalars = all(t.values.ndim == 0 for t in node.inputs[1:] if isinstance(t, gs.Constant))
+    return interval is not None and math.isfinite(interval[1]) and scalars
 
 
 def _write(model: Model, node: gs.Node, source: gs.Tensor, high: float) -> None:

@@ -11,7 +11,9 @@ from rich.table import Table
 from graphpass.inspection import Inspection
 from graphpass.plan import Activation
 from graphpass.verification import Verification
+from graphpass_runtime.benchmark import Benchmark
 from graphpass_runtime.evaluation import Evaluation
+from graphpass_runtime.placement import Placement
 
 _STYLE = {"converted": "green", "kept": "yellow", "refused": "red"}
 
@@ -52,12 +54,42 @@ def evaluation_table(name: str, result: Evaluation) -> Table:
     return table
 
 
+def placement_table(result: Placement) -> Table:
+    """Which operators ran on which execution provider, and for how long."""
+    table = _table("provider", "nodes", "host time", "operators")
+    for provider, operators in result.operators().items():
+        table.add_row(
+            _plain(provider.removesuffix("ExecutionProvider")),
+            str(sum(operators.values())),
+            f"{result.microseconds()[provider] / 1000:.2f} ms",
+            _plain(", ".join(f"{count} {name}" for name, count in operators.items())),
+        )
+    return table
+
+
 def verification_table(result: Verification) -> Table:
     """What was compared, and what differed."""
     table = _table("comparison", "")
     for name, value in result.to_json().items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         table.add_row(name.replace("_", " "), str(shown))
+    return table
+
+
+def benchmark_table(result: Benchmark) -> Table:
+    """One row per batch size and model; ratios are to the first model."""
+    table = _table("model", "batch", "median", "spread", "ratio", "spread", "memory", "rounds")
+    for item in result.measurements:
+        table.add_row(
+            _plain(item.model),
+            f"{item.batch}",
+            f"{item.median_ms:.3g} ms",
+            f"{item.iqr_ms:.2g} ms",
+            f"{item.ratio:.3f}",
+            f"{item.ratio_iqr:.3f}",
+            "" if item.peak_mb is None else f"{item.peak_mb:.1f} MiB",
+            f"{item.rounds}",
+        )
     return table
 
 

@@ -125,9 +125,9 @@ def matmul(view: View) -> Verdict:
     if len(batch) > 1:
         return Refusal("its operands carry the batch on different axes", "transpose one of them")
     batch_axis = batch.pop() if batch else None
-    if batch_axis is not None and batch_axis < rank - 2:
-        if (refusal := _literal_batch(view, rank, batch_axis)) is not None:
-            return refusal
+    stacked = batch_axis is not None and batch_axis < rank - 2
+    if stacked and (refusal := _literal_batch(view, rank, batch_axis)) is not None:
+        return refusal
     # The channels are what the weights lead to: columns of the right operand, rows of the left.
     weights_left = view.type(0).batch_axis is None and view.type(1).batch_axis is not None
     channel_axis = rank - 2 if 1 in view.varying or weights_left else rank - 1

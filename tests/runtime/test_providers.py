@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from graphpass_runtime.errors import OptionError, ProviderError
-from graphpass_runtime.providers import CPU, CUDA, import_onnxruntime, resolve_provider
+from graphpass_runtime.providers import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    import_onnxruntime,
+    resolve_provider,
+)
 
 Patch = pytest.MonkeyPatch
 
@@ -108,7 +114,49 @@ def test_cpu_is_taken_though_there_is_cuda(monkeypatch: Patch) -> None:
 
 
 def test_senseless_options_are_refused() -> None:
-    with pytest.raises(OptionError, match="choose auto, cpu or cuda"):
+    with pytest.raises(OptionError, match="choose auto, cpu, cuda or tensorrt"):
         resolve_provider("tpu", None)
     with pytest.raises(OptionError, match="cuda only"):
         resolve_provider("cpu", {"device_id": 1})
+
+
+def test_flags_become_provider_options(monkeypatch: Patch) -> None:
+    _build(monkeypatch, TENSORRT, CUDA, CPU)
+    providers = resolve_provider("cuda", None, tf32=True, cuda_graph=True).ort_providers
+    assert providers == [(CUDA, {"use_tf32": "1", "enable_cuda_graph": "1"}), (CPU, {})]
+    assert resolve_provider("auto").ort_providers == [(CUDA, {"use_tf32": "0"}), (CPU, {})]
+
+
+def test_tensorrt_has_cuda_behind_it(monkeypatch: Patch) -> None:
+    _build(monkeypatch, TENSORRT, CUDA, CPU)
+    options = {"device_id": 1, "trt_engine_cache_enable": True}
+    resolved = resolve_provider("tensorrt", options, cuda_graph=True)
+    assert resolved.name == "tensorrt"
+    assert resolved.ort_providers == [
+        (
+            TENSORRT,
+            {"trt_cuda_graph_enable": "1", "device_id": "1", "trt_engine_cache_enable": "1"},
+        ),
+        (CUDA, {"use_tf32": "0", "device_id": "1"}),
+        (CPU, {}),
+    ]
+
+
+def test_tensorrt_that_is_not_there_is_an_error(monkeypatch: Patch) -> None:
+    _distributions(monkeypatch, "onnxruntime-gpu")
+    _build(monkeypatch, CUDA, CPU)
+    with pytest.raises(ProviderError, match="offers no TensorrtExecutionProvider"):
+        resolve_provider("tensorrt")
+    _distributions(monkeypatch, "onnxruntime")
+    with pytest.raises(ProviderError, match="tensorrt needs the package onnxruntime-gpu"):
+        resolve_provider("tensorrt")
+
+
+def test_flags_of_a_gpu_are_refused_on_the_cpu(monkeypatch: Patch) -> None:
+    _build(monkeypatch, CPU)
+    with pytest.raises(OptionError, match="tf32 is for cuda only"):
+        resolve_provider("cpu", tf32=True)
+    for name in ("cpu", "auto"):
+        with pytest.raises(OptionError, match="no CUDA graphs on the CPU"):
+            resolve_provider(name, cuda_graph=True)
+    assert resolve_provider("auto", tf32=True).name == "cpu"

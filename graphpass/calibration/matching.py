@@ -1,0 +1,167 @@
+"""Matching the currents of the spiking net to those of the reference, in one run.
+
+At every neuron the graph takes the batch's own mean and spread of the current, matches them
+at once to what the reference has, and goes on, like a BatchNormalization in training mode.
+So each layer is corrected behind corrected layers. Correcting all of them from the
+statistics of one pass would over-correct: each layer's error contains its predecessors'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from graphpass import dialect
+from graphpass.calibration import statistics
+from graphpass.calibration.reference import ranks_of
+from graphpass.calibration.thresholds import OpenSession
+from graphpass.model import Model, to_proto
+from graphpass.neurons import Neuron
+
+if TYPE_CHECKING:
+    from graphpass.calibration.recording import Recording, Trial
+
+Vector = NDArray[np.float64]
+
+_LARGEST_GAIN = 2.0  # a spread that differs by more is no rounding of the same signal
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and spread (standard deviation) of a current, float64 ``[C]``."""
+
+    mean: Vector
+    spread: Vector
+
+
+class MomentSums:
+    """Averages of batch moments, merged in batch order in float64."""
+
+    def __init__(self) -> None:
+        self._mean: Vector | float = 0.0
+        self._square: Vector | float = 0.0
+        self._count = 0
+
+    def add(self, mean: NDArray[Any], square: NDArray[Any]) -> None:
+        """Add a batch: its mean, and the mean of its squares."""
+        self._mean = self._mean + mean.astype(np.float64)
+        self._square = self._square + square.astype(np.float64)
+        self._count += 1
+
+    def moments(self) -> Moments:
+        """Of all batches together."""
+        mean = np.asarray(self._mean) / self._count
+        variance = np.asarray(self._square) / self._count - mean**2
+        return Moments(mean, np.sqrt(np.maximum(variance, 0.0)))
+
+
+def gain(wanted: Moments, own: Moments) -> Vector:
+    """Factor that gives a current the spread that is wanted, within limits."""
+    factor = (wanted.spread + _TINY) / (own.spread + _TINY)
+    return np.clip(factor, 1.0 / _LARGEST_GAIN, _LARGEST_GAIN)
+
+
+class Matcher:
+    """The calibration graph and a session on it; parameters are fed, statistics come back."""
+
+    def __init__(self, model: Model, seen: Recording, open_session: OpenSession) -> None:
+        self._seen = seen
+        self._outputs = [tensor.name for tensor in model.graph.outputs]
+        self._session = open_session(_matching_net(model, seen.neurons).SerializeToString())
+
+    def output_error(self, neurons: Mapping[str, Neuron], trials: Iterable[Trial]) -> float:
+        """Squared error of the outputs relative to the reference's, over all trials."""
+        error = energy = 0.0
+        for feeds, wanted in trials:
+            found = self._session.run({**feeds, **self._parameters(neurons)}, self._outputs)
+            for name, expected in zip(self._outputs, wanted, strict=True):
+                error += float(np.square(found[name] - expected, dtype=np.float64).sum())
+                energy += float(np.square(expected, dtype=np.float64).sum())
+        return error / max(energy, _TINY)
+
+    def match(
+        self, neurons: Mapping[str, Neuron], batches: Iterable[dict[str, NDArray[Any]]]
+    ) -> dict[str, Moments]:
+        """Moments of every current behind matched layers, averaged over the batches."""
+        names = [key for name in neurons for key in statistics.moment_names(name)]
+        sums = {name: MomentSums() for name in neurons}
+        parameters = self._parameters(neurons)
+        for feeds in batches:
+            found = self._session.run({**feeds, **parameters}, names)
+            for name, total in sums.items():
+                total.add(*(found[key] for key in statistics.moment_names(name)))
+        return {name: total.moments() for name, total in sums.items()}
+
+    def _parameters(self, neurons: Mapping[str, Neuron]) -> dict[str, NDArray[np.float32]]:
+        fed = {}
+        for name, neuron in neurons.items():
+            wanted = self._seen.moments[name]
+            values = (neuron.threshold, neuron.amplitude, wanted.mean, wanted.spread)
+            for key, array in zip(_inputs(name), values, strict=True):
+                fed[key] = array.astype(np.float32)
+        return fed
+
+
+def _matching_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProto:
+    proto, ranks = to_proto(model), ranks_of(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in list(proto.graph.node):
+        if node.op_type == dialect.DAQCFS and node.domain == dialect.DOMAIN:
+            neuron = neurons[node.output[0]]
+            nodes += _matched(proto, node, neuron, ranks[neuron.name], model.opset)
+            for name in _inputs(neuron.name):
+                statistics.add_input(proto, name, neuron.channels)
+            for name in statistics.moment_names(neuron.name):
+                statistics.add_output(proto, name)
+        nodes.append(node)
+    statistics.replace_nodes(proto, nodes)
+    return proto
+
+
+def _matched(
+    proto: onnx.ModelProto, node: onnx.NodeProto, neuron: Neuron, rank: int, opset: int
+) -> list[onnx.NodeProto]:
+    """Z' = gain (z - mean) + wanted mean, in front of a DA-QCFS with fed parameters."""
+    name, current = neuron.name, node.input[0]
+    trailing = 0 if neuron.channel_axis is None else rank - 1 - neuron.channel_axis
+    threshold, amplitude, wanted_mean, wanted_spread = _inputs(name)
+    mean, square = statistics.moment_names(name)
+    pooled, nodes = statistics.pooled_like(proto, name, current)
+    nodes += statistics.moments(
+        pooled, name, rank=rank, channel_axis=neuron.channel_axis, opset=opset
+    )
+
+    def step(op: str, inputs: list[str], output: str) -> str:
+        nodes.append(helper.make_node(op, inputs, [f"{name}/{output}"]))
+        return f"{name}/{output}"
+
+    def number(key: str, value: float) -> str:
+        nodes.append(statistics.constant(f"{name}/{key}", np.array(value, np.float32)))
+        return f"{name}/{key}"
+
+    variance = step("Sub", [square, step("Mul", [mean, mean], "mean_squared")], "variance")
+    spread = step("Sqrt", [step("Max", [variance, number("tiny", _TINY)], "positive")], "spread")
+    ratio = step("Div", [wanted_spread, spread], "ratio")
+    low, high = number("low", 1.0 / _LARGEST_GAIN), number("high", _LARGEST_GAIN)
+    factor = step("Min", [step("Max", [ratio, low], "above"), high], "gain")
+    centre = step("Sub", [wanted_mean, step("Mul", [factor, mean], "scaled_mean")], "offset")
+    shaped = {}
+    for key, vector in (("g", factor), ("o", centre), ("th", threshold), ("am", amplitude)):
+        nodes += statistics.shaped(vector, f"{name}/shaped_{key}", trailing)
+        shaped[key] = f"{name}/shaped_{key}"
+    scaled = step("Mul", [current, shaped["g"]], "scaled_current")
+    node.input[0] = step("Add", [scaled, shaped["o"]], "matched_current")
+    node.input[1], node.input[3] = shaped["th"], shaped["am"]
+    return nodes
+
+
+def _inputs(name: str) -> tuple[str, str, str, str]:
+    keys = ("threshold", "amplitude", "mean", "spread")
+    return tuple(f"{name}/wanted_{key}" for key in keys)  # type: ignore[return-value]

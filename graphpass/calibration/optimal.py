@@ -1,0 +1,134 @@
+"""Training-free calibration that beats maximum thresholds at few time-steps.
+
+1. One pass of the reference net records, per channel, the distribution, mean and spread of
+   every current (where a MaxPool follows the neuron, of the pooled current).
+2. Thresholds between the one of least squared error and the maximum, amplitudes by least
+   squares (`threshold_rules`). How far between is chosen by the error of the net's own
+   output on some of the images, without labels: rare large currents matter more to the
+   output than to the squared error of a layer, the more so the more steps there are.
+3. One pass of the spiking net matches the mean and spread of every current to the
+   reference, layer after layer inside one graph (`matching`); averages over batches are
+   frozen into threshold and shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphpass.calibration import matching, recording, threshold_rules
+from graphpass.calibration.recording import Recording
+from graphpass.calibration.threshold_rules import Vector
+from graphpass.calibration.thresholds import OpenSession, Progress
+from graphpass.model import Model
+from graphpass.neurons import Neuron
+from graphpass_runtime.data import Dataset
+
+# 0 is the threshold of least squared error, 1 the maximum; in between, geometrically.
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TRIAL_SAMPLES = 64  # images that the blend is chosen on
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was chosen, and what it cost.
+
+    Attributes:
+        blend: see `BLENDS`.
+        errors: relative squared error of the output for every blend.
+        samples: images used.
+        passes: cost in passes over the images, trials counted by their share.
+    """
+
+    blend: float
+    errors: dict[str, float]
+    samples: int
+    passes: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+def calibrate(
+    model: Model,
+    data: Dataset,
+    *,
+    batch: int,
+    open_session: OpenSession,
+    progress: Progress,
+) -> tuple[tuple[Neuron, ...], Summary]:
+    """Find threshold, shift and amplitude of every neuron.
+
+    Args:
+        model: stage 2.
+        data: calibration data, labels unused.
+        batch: samples per batch, statistics of currents are taken per batch.
+        open_session: how to run a graph.
+        progress: told that a pass starts.
+
+    Returns:
+        The neurons, and a summary.
+    """
+    seen = recording.record(
+        model, data, batch=batch, keep=TRIAL_SAMPLES, open_session=open_session, progress=progress
+    )
+    shares = {
+        name: threshold_rules.squared_error(seen.histograms[name], neuron.levels)
+        for name, neuron in seen.neurons.items()
+    }
+    matcher = matching.Matcher(model, seen, open_session)
+    errors: dict[float, float] = {}
+    advance = progress("choosing thresholds", len(BLENDS) * seen.kept)
+    for blend in BLENDS:
+        candidates = _neurons(seen, shares, blend)
+        errors[blend] = matcher.output_error(candidates, seen.trials)
+        advance(seen.kept)
+    best = min(BLENDS, key=lambda blend: errors[blend])
+    chosen = _neurons(seen, shares, best)
+    advance = progress("matching currents", data.samples)
+    statistics = matcher.match(chosen, _feeds(data, batch, advance))
+    summary = Summary(
+        best,
+        {str(blend): float(f"{error:.4g}") for blend, error in errors.items()},
+        seen.samples,
+        round(2 + len(BLENDS) * seen.kept / max(1, seen.samples), 2),
+    )
+    return tuple(_frozen(n, seen, statistics) for n in chosen.values()), summary
+
+
+def _neurons(seen: Recording, shares: dict[str, Vector], blend: float) -> dict[str, Neuron]:
+    """Neurons with blended thresholds and least-squares amplitudes, no shift yet."""
+    result = {}
+    for name, neuron in seen.neurons.items():
+        histogram, levels = seen.histograms[name], neuron.levels
+        share = shares[name] ** (1.0 - blend)
+        amplitude = threshold_rules.amplitude(histogram, share, levels)
+        threshold = (share * histogram.bound).astype(np.float32)
+        result[name] = replace(neuron, threshold=threshold, amplitude=amplitude.astype(np.float32))
+    return result
+
+
+def _frozen(neuron: Neuron, seen: Recording, found: dict[str, matching.Moments]) -> Neuron:
+    """Fold z' = gain (z - mean) + wanted mean into threshold and shift.
+
+    T (z' ) / theta = T (z + wanted/gain - mean) / (theta/gain).
+    """
+    wanted, own = seen.moments[neuron.name], found[neuron.name]
+    gain = matching.gain(wanted, own)
+    shift = wanted.mean / gain - own.mean
+    return replace(
+        neuron,
+        threshold=(neuron.threshold / gain).astype(np.float32),
+        shift=shift.astype(np.float32),
+    )
+
+
+def _feeds(data: Dataset, batch: int, advance: Any) -> Iterable[dict[str, NDArray[Any]]]:
+    for step in data.batches(batch):
+        yield step.feeds
+        advance(len(next(iter(step.feeds.values()))))

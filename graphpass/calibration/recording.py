@@ -1,0 +1,158 @@
+"""One pass of the reference net: what every neuron's current looks like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from graphpass.calibration import statistics
+from graphpass.calibration.histogram import Histogram
+from graphpass.calibration.matching import Moments, MomentSums
+from graphpass.calibration.reference import (
+    currents_of,
+    neurons_of,
+    ranks_of,
+    reference_net,
+)
+from graphpass.calibration.thresholds import OpenSession, Progress
+from graphpass.model import Model
+from graphpass.neurons import Neuron
+from graphpass_runtime.data import Dataset
+
+_POSITIONS = 64  # positions per image and channel that go into a histogram
+
+Trial = tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]
+
+
+@dataclass
+class Recording:
+    """What one pass of the reference net gave.
+
+    Attributes:
+        neurons: the neurons of stage 2.
+        histograms: distribution of each current's positive part.
+        moments: mean and spread of each current.
+        trials: some batches with the reference's outputs.
+        kept: samples in the trials.
+        samples: samples in all.
+    """
+
+    neurons: dict[str, Neuron]
+    histograms: dict[str, Histogram]
+    moments: dict[str, Moments] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    kept: int = 0
+    samples: int = 0
+
+
+def record(
+    model: Model,
+    data: Dataset,
+    *,
+    batch: int,
+    keep: int,
+    open_session: OpenSession,
+    progress: Progress,
+) -> Recording:
+    """Run the reference net once over the data.
+
+    Args:
+        model: stage 2.
+        data: calibration data.
+        batch: samples per batch.
+        keep: about so many samples are kept as trials, spread evenly over the data.
+        open_session: how to run a graph.
+        progress: told that the pass starts.
+    """
+    neurons = neurons_of(model)
+    outputs = [tensor.name for tensor in model.graph.outputs]
+    session = open_session(_recording_net(model, neurons).SerializeToString())
+    names = [name for n in neurons for name in (_sample(n), *statistics.moment_names(n))]
+    result = Recording(
+        neurons, {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()}
+    )
+    sums = {name: MomentSums() for name in neurons}
+    advance = progress("recording currents", data.samples)
+    for index, step in enumerate(data.batches(batch)):
+        found = session.run(step.feeds, [*outputs, *names])
+        size = len(next(iter(step.feeds.values())))
+        for name, neuron in neurons.items():
+            histogram = result.histograms[name]
+            result.histograms[name] = histogram.add(found[_sample(name)], neuron.channel_axis)
+            sums[name].add(*(found[key] for key in statistics.moment_names(name)))
+        if result.kept < keep and index % _stride(data.samples, batch, keep) == 0:
+            result.trials.append((step.feeds, [found[key] for key in outputs]))
+            result.kept += size
+        result.samples += size
+        advance(size)
+    result.moments = {name: total.moments() for name, total in sums.items()}
+    return result
+
+
+def _stride(samples: int | None, batch: int, keep: int) -> int:
+    """Every how many batches one is kept."""
+    if samples is None:
+        return 1
+    return max(1, math.ceil(samples / batch) // math.ceil(keep / batch))
+
+
+def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
+    proto, ranks = reference_net(model, neurons), ranks_of(model)
+    shapes = {name: list(t.shape or []) for name, t in model.graph.tensors().items()}
+    nodes = list(proto.graph.node)
+    for name, current in currents_of(proto, neurons).items():
+        neuron = neurons[name]
+        pooled, pools = statistics.pooled_like(proto, name, current)
+        nodes += pools
+        nodes += statistics.moments(
+            pooled,
+            name,
+            rank=ranks[name],
+            channel_axis=neuron.channel_axis,
+            opset=model.opset,
+        )
+        nodes += _subsample(pooled, _sample(name), shapes[name], neuron.channel_axis)
+        for output in statistics.moment_names(name):
+            statistics.add_output(proto, output)
+        proto.graph.output.append(
+            helper.make_tensor_value_info(
+                _sample(name), onnx.TensorProto.FLOAT, [None] * ranks[name]
+            )
+        )
+    statistics.replace_nodes(proto, nodes)
+    return proto
+
+
+def _subsample(
+    tensor: str, output: str, shape: list[Any], channel_axis: int | None
+) -> list[onnx.NodeProto]:
+    """Every k-th position along the axes behind the channels."""
+    first = 1 if channel_axis is None else channel_axis + 1
+    sizes = shape[first:]
+    axes = [first + i for i, size in enumerate(sizes) if isinstance(size, int) and size > 1]
+    positions = math.prod(shape[axis] for axis in axes)
+    if positions <= _POSITIONS:
+        return [helper.make_node("Identity", [tensor], [output])]
+    stride = math.ceil((positions / _POSITIONS) ** (1 / len(axes)))
+    nodes, current = [], tensor
+    for axis in axes:
+        picked = np.arange(stride // 2, shape[axis], stride, dtype=np.int64)
+        following = output if axis == axes[-1] else f"{output}/{axis}"
+        nodes += [
+            statistics.constant(f"{output}/{axis}/positions", picked),
+            helper.make_node(
+                "Gather", [current, f"{output}/{axis}/positions"], [following], axis=axis
+            ),
+        ]
+        current = following
+    return nodes
+
+
+def _sample(name: str) -> str:
+    return f"{name}/sample"

@@ -1,0 +1,58 @@
+"""The net that neurons are to match, rebuilt from stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from graphpass import dialect
+from graphpass.calibration import statistics
+from graphpass.model import Model, to_proto
+from graphpass.neurons import Neuron
+
+
+def neurons_of(model: Model) -> dict[str, Neuron]:
+    """The neurons of stage 2, by name, in topological order."""
+    assert model.record is not None, "stage 2 has neurons"
+    return {neuron.name: neuron for neuron in model.record.neurons}
+
+
+def ranks_of(model: Model) -> dict[str, int]:
+    """Rank of every tensor."""
+    return {name: len(tensor.shape or []) for name, tensor in model.graph.tensors().items()}
+
+
+def reference_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProto:
+    """Stage 2 with each DA-QCFS turned back into what it stands for.
+
+    That is Clip(z, 0, theta), or QCFS at the levels that the layer was trained with.
+    """
+    proto = to_proto(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        neuron = neurons.get(node.output[0]) if node.op_type == dialect.DAQCFS else None
+        if neuron is not None:
+            node.op_type = dialect.CLIP_RELU
+            del node.input[2:], node.output[1:]
+            if neuron.trained_levels is not None:
+                levels = np.array(neuron.trained_levels, np.float32)
+                node.op_type = dialect.QCFS
+                node.input.append(f"{neuron.name}/trained_levels")
+                nodes.append(statistics.constant(node.input[2], levels))
+        nodes.append(node)
+    statistics.replace_nodes(proto, nodes)
+    del proto.functions[:]
+    used = {node.op_type for node in nodes if node.domain == dialect.DOMAIN}
+    proto.functions.extend(dialect.functions(used, model.opset))
+    return proto
+
+
+def currents_of(proto: onnx.ModelProto, neurons: Mapping[str, Neuron]) -> dict[str, str]:
+    """Neuron name -> the tensor that holds its current."""
+    return {
+        node.output[0]: node.input[0]
+        for node in proto.graph.node
+        if node.output and node.output[0] in neurons
+    }

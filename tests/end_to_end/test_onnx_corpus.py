@@ -1,0 +1,111 @@
+"""Files of many exporters and tasks: each converts exactly, or is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from graphpass import Conversion, GraphpassError, convert, verify
+
+FORMS = ("matmul", "sorted", "counts")
+
+#: Files that convert. A file may move here; one that leaves is a regression.
+CONVERTS = frozenset(
+    """acasxu_1_1 autoencoder1d cartpole cct_16 hand_landmark keras_mlp light_resnet50
+    light_shufflenet light_vgg19 marabou_cifar_large mnist_cntk mnist_fc_256x4 oww_alexa
+    pensieve_mid rten_mnist super_resolution ultraface_rfb320 unet_simp_small vnn_cifar_base
+    vnn_resnet_4b winml_image_classifier""".split()
+)
+#: Files that cannot, with a word of the reason.
+REFUSED = {
+    "candy_style": "opset 7 is outside",
+    "eran_sigmoid_6x200": "has no activation to convert (only Sigmoid)",
+    "qonnx_espcn_quant": "",
+    "silero_vad_16k": "is not linear",
+    "selfie_segmentation": "Sigmoid",
+    "tbefn_180": "Mul",
+}
+#: Seconds for one pass: these get one sample, and one form.
+HEAVY = frozenset(
+    {"light_vgg19", "light_resnet50", "road_seg_adas", "super_resolution", "ultraface_rfb320"}
+)
+OTHERS = frozenset(
+    """blazeface_front cgan_32_upsample esp_stream fastestdet ppocr_cls qonnx_espcn_float
+    road_seg_adas vit_pgd yunet_n_320""".split()
+)
+NAMES = sorted(CONVERTS | set(REFUSED) | OTHERS)
+#: What stands for free dimensions where 1 does not run.
+FREE = {"ppocr_cls": (1, 3, 48, 192)}
+
+
+def feeds(name: str, inputs: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One sample of random numbers for the inputs that index.json lists."""
+    rng = np.random.default_rng(seed)
+    if name == "silero_vad_16k":  # see the README of the data
+        return {
+            "input": rng.normal(0, 0.1, (1, 576)).astype(np.float32),
+            "state": np.zeros((2, 1, 128), np.float32),
+            "sr": np.array(16000, np.int64),
+        }
+    arrays = {}
+    for key, (_, shape) in inputs.items():
+        free = FREE.get(name, (1,) * len(shape))
+        size = [d if isinstance(d, int) else free[axis] for axis, d in enumerate(shape)]
+        arrays[key] = rng.uniform(0, 1, size).astype(np.float32)
+    return arrays
+
+
+def _param(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+
+
+def _outcome(path: Path, output: Path, data: Any, form: str) -> Conversion | str:
+    """The conversion, or the line that refuses it. Anything else that is raised is a defect."""
+    try:
+        return convert(path, output, steps=4, data=data, form=form)
+    except GraphpassError as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def index(shared_data: Path) -> dict[str, Any]:
+    entries = json.loads((shared_data / "onnx_corpus/index.json").read_text())
+    return {Path(entry["file"]).stem: entry for entry in entries}
+
+
+def test_the_lists_above_name_every_file(index: dict[str, Any]) -> None:
+    assert sorted(index) == NAMES
+
+
+@pytest.mark.parametrize("name", [_param(name) for name in NAMES])
+def test_corpus_file(name: str, index: dict[str, Any], shared_data: Path, tmp_path: Path) -> None:
+    ann = shared_data / "onnx_corpus" / f"{name}.onnx"
+    inputs = index[name].get("inputs") or {"inp.1": ["tensor(float)", [1, 1, 32, 32]]}
+    heavy = name in HEAVY
+    data = [feeds(name, inputs, seed) for seed in range(1 if heavy else 2)]
+    result = _outcome(ann, tmp_path / "counts.onnx", data, "counts")
+    if isinstance(result, str):
+        assert name not in CONVERTS, result
+        assert result.startswith(f"{ann.name}: ")
+        assert result.isprintable()
+        assert REFUSED.get(name, "") in result
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert name not in REFUSED
+    for form in ("counts",) if heavy else FORMS:
+        snn = tmp_path / f"{form}.onnx"
+        if form != "counts":
+            convert(ann, snn, steps=4, data=data, form=form)
+        found = verify(ann, snn, data)
+        assert found.equal, found
+        assert found.layers == len(result.record.neurons)
+        assert np.isfinite(found.max_abs_diff)
+        session = onnxruntime.InferenceSession(str(snn), providers=["CPUExecutionProvider"])
+        assert [t.name for t in session.get_inputs()] == list(inputs)
+        outputs = session.run(None, data[0])
+        assert [list(o.shape) for o in outputs] == index[name]["out_shapes"]
