@@ -137,6 +137,9 @@ _SIGNATURES = {
     MEAN_OVER_TIME: "(x, average, split, lead, rest) => (y)",
 }
 
+#: All functions of the domain.
+FUNCTIONS = frozenset(_SIGNATURES)
+
 _BODIES = {
     # Min(Relu(x), theta_c): ONNX's Clip takes scalar bounds only.
     CLIP_RELU: """

@@ -17,6 +17,7 @@ from graphpass.passes.base import Pass
 from graphpass.passes.count_spikes import CountSpikes
 from graphpass.passes.emit_spikes import Builder, EmitSpikes
 from graphpass.passes.expose_states import ExposeStates
+from graphpass.passes.flatten_classifier import FlattenClassifier
 from graphpass.passes.fold_amplitude import FoldAmplitude
 from graphpass.passes.fuse_rounding import FuseRounding
 from graphpass.passes.pool_first import PoolFirst
@@ -52,7 +53,7 @@ class Form:
 
 
 def _nearest_counts() -> list[Pass]:
-    return [CountSpikes(nearest=True), FoldAmplitude(), SpellScalings()]
+    return [CountSpikes(nearest=True), FoldAmplitude(), SpellScalings(), FlattenClassifier()]
 
 
 def _trains(build: Builder) -> Callable[[TimeFlow, int], Sequence[Pass]]:

@@ -87,11 +87,6 @@ class Grids:
         return Grid.over(self.spans[id(tensor)])
 
     @property
-    def currents(self) -> list[str]:
-        """Names of the held tensors that are no counts."""
-        return [tensor.name for key, tensor in self.held.items() if key not in self.counts]
-
-    @property
     def unknown(self) -> list[str]:
         """Names of the held tensors whose span is not known."""
         return [tensor.name for key, tensor in self.held.items() if not self.spans[key].known]
@@ -123,16 +118,38 @@ def find_grids(model: Model) -> Grids:
     return grids
 
 
+def measurable(model: Model) -> list[str]:
+    """Names of the currents and analog tensors whose range could matter."""
+    useful, found = _useful_nodes(model), {}
+    grids = find_grids(model)
+    for node in model.graph.nodes:
+        if id(node) in useful and _may_be_integer(node):
+            for tensor in _data(node):
+                known = isinstance(tensor, gs.Constant) or id(tensor) in grids.counts
+                if not known and tensor.dtype == np.float32:
+                    found[tensor.name] = tensor
+    return list(found)
+
+
+def _may_be_integer(node: gs.Node) -> bool:
+    return is_integer_layer(node) or editing.is_standard(node, *LAYOUT, *_AVERAGES, "Add")
+
+
 def _place(node: gs.Node, grids: Grids, measured: Mapping[str, Span]) -> None:
     """Let a node compute on integers, if it can."""
     inputs = list(_data(node))
+    if any(isinstance(tensor, gs.Constant) for tensor in inputs):
+        return
     read = [tensor for tensor in inputs if id(tensor) in grids.spans]
-    if not read or any(isinstance(tensor, gs.Constant) for tensor in inputs):
+    for tensor in inputs:  # analog: the input and what no neuron precedes
+        if tensor.name in measured or (read and editing.is_standard(node, "Add")):
+            grids.spans.setdefault(id(tensor), measured.get(tensor.name, Span()))
+    if not inputs or any(id(tensor) not in grids.spans for tensor in inputs):
         return
-    if len(read) < len(inputs) and not editing.is_standard(node, "Add"):
+    if editing.is_standard(node, "Relu", "Clip"):
+        # It goes into the rounding of what it writes.
+        grids.spans[id(node.outputs[0])] = measured.get(node.outputs[0].name, Span())
         return
-    for tensor in inputs:  # the other operand of a sum may be analog
-        grids.spans.setdefault(id(tensor), measured.get(tensor.name, Span()))
     spans = [grids.spans[id(tensor)] for tensor in inputs]
     if editing.is_standard(node, *LAYOUT):
         counts = [id(tensor) in grids.counts for tensor in inputs]
@@ -205,8 +222,7 @@ def _only_neurons_read(model: Model, tensor: gs.Tensor) -> bool:
 def _data(node: gs.Node) -> Iterator[gs.Tensor]:
     """Inputs that carry data: all but constants, in operators that treat inputs alike."""
     alike = editing.is_standard(node, "Add", "Concat")
-    for tensor in node.inputs if alike else node.inputs[:1]:
-        yield tensor
+    yield from node.inputs if alike else node.inputs[:1]
 
 
 def _useful_nodes(model: Model) -> set[int]:
@@ -234,4 +250,3 @@ def weight_limit(top: int) -> int:
     inputs of 129, 64 (seven bits) for inputs of 255.
     """
     return min(127, 32767 // (2 * top))
-

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect, editing
+from graphpass.forms import FORMS
 from graphpass.model import Model, to_bytes
 from graphpass.neurons import Carrier, Neuron, matmul, parameters
 from graphpass.timeflow import Kind, TimeType
@@ -18,6 +19,8 @@ from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord
 from graphpass_runtime.session import Session
 from graphpass_runtime.spikes import count_spikes
+
+_AMPLITUDE = 3  # its place among the inputs of DA-QCFS and of neurons that send trains
 
 Counts = NDArray[np.int32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -27,7 +30,7 @@ def spiking_record(model: Model) -> FileRecord:
     """The record of a file whose neurons can be compared count by count.
 
     Raises:
-        ModelError: it has none, or serial ones.
+        ModelError: it has none, or serial ones, or its form is another network.
     """
     if model.record is None or not model.record.neurons:
         raise ModelError(
@@ -39,6 +42,13 @@ def spiking_record(model: Model) -> FileRecord:
             " order of their input spikes, so that no other form has the same",
             where=model.name,
             remedy="verify the parallel forms, and compare serial ones by accuracy (evaluate)",
+        )
+    form = FORMS.get(model.record.form or "")
+    if form is not None and not form.same:
+        raise ModelError(
+            f"form '{model.record.form}' rounds weights: a close network, not the same one",
+            where=model.name,
+            remedy="compare accuracies: graphpass evaluate SNN --reference OTHER",
         )
     return model.record
 
@@ -177,9 +187,10 @@ def _shown(
 def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:
     """A second neuron takes over the output of the first.
 
-    With threshold T and no shift it turns a count n into exactly n spikes.
+    With threshold T and no shift it turns a count n into exactly n spikes; what they carry
+    is still the file's own amplitude.
     """
-    flows = node.outputs[0]
+    flows, amplitude = node.outputs[0], node.inputs[_AMPLITUDE]
     node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
     unit = replace(
         neuron,
@@ -193,6 +204,7 @@ def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable
         inputs=parameters.inputs(model, unit, counts),
         outputs=parameters.outputs(unit, flows),
     )
+    again.inputs[_AMPLITUDE] = amplitude
     if neuron.carrier is Carrier.TRAIN:
         matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
     model.graph.nodes.append(again)

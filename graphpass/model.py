@@ -112,7 +112,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
     """Take a loaded protobuf into the editing view. The protobuf is used up.
 
     Raises:
-        ModelError: there is no graph, or the opset is not supported.
+        ModelError: there is no graph, or the opset or a function is not supported.
     """
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(
@@ -134,6 +134,13 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     _spell_weights(proto)
+    for node in proto.graph.node:
+        if node.domain == dialect.DOMAIN and node.op_type not in dialect.FUNCTIONS:
+            raise ModelError(
+                f"calls {dialect.DOMAIN}::{node.op_type}, which this version does not know",
+                where=name,
+                remedy="update graphpass, or convert the ANN again",
+            )
     try:
         graph = gs.import_onnx(proto)
         _attach_notes(proto, graph)

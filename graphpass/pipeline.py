@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphpass import stages
+from graphpass.calibration.rules import RULES, Measuring
 from graphpass.calibration.thresholds import Progress
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass.model import Model, load, save, to_bytes
@@ -20,7 +21,7 @@ from graphpass_runtime.model_data import Data, PathLike, find_preprocess, open_m
 from graphpass_runtime.preprocess import Preprocess
 from graphpass_runtime.session import Session
 
-CALIBRATIONS = ("paper", "none")
+CALIBRATIONS = (*RULES, "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
 PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
@@ -72,14 +73,14 @@ class Options:
     steps: int | None = None
     data: Data | None = None
     samples: int | None = None
-    calib_batch: int = 10
+    calib_batch: int | None = None
     passes: int = 1
     preprocess: Preprocess | None = None
     method: str = "parallel"
     form: str | None = None
     serial: str | None = None
     precision: str = "fp32"
-    calibrate: str = "paper"
+    calibrate: str = "optimal"
     first_activation: str = "analog"
     keep: Collection[str] = ()
     stages: PathLike | None = None
@@ -92,7 +93,7 @@ class Options:
         if self.steps is not None and not 1 <= self.steps <= LARGEST_T:
             raise OptionError(f"T = {self.steps} time-steps", remedy=f"use 1 to {LARGEST_T}")
         for name, value in (("calib-batch", self.calib_batch), ("passes", self.passes)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise OptionError(f"{name} is {value}", remedy="use 1 or more")
         for name, text, known in (
             ("method", self.method, METHODS),
@@ -141,7 +142,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             data: calibration data: a path that `graphpass_runtime.data.open_data` reads, or
                 an iterable of input dicts. Needed only where something must be measured.
             samples: use this many samples, spread evenly over the data.
-            calib_batch: samples per calibration batch. The paper's rule depends on it.
+            calib_batch: samples per calibration batch, by default 32, or 10 with ``paper``,
+                which depends on it.
             passes: how often the paper's rule goes through the data.
             preprocess: how images become inputs; by default what the model's metadata or
                 its sidecar file says.
@@ -155,7 +157,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 times).
             precision: ``fp32``, or ``fp16`` for GPUs, in the form ``counts`` only: not the
                 same network, but a close one. Its inputs and outputs stay float32.
-            calibrate: ``paper`` (running means) or ``none``.
+            calibrate: ``optimal`` (thresholds and amplitudes in closed form, matched
+                currents), ``paper`` (running means) or ``none`` (maximum thresholds).
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
             stages: folder for the stage files 0 to 4.
@@ -190,7 +193,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         stages.quantise(model, run.need_steps())
         run.keep_stage()
     if start is not Stage.CALIBRATED:
-        wanted = chosen.calibrate == "paper" and not stages.lossless(model)
+        wanted = chosen.calibrate in RULES and not stages.lossless(model)
         stages.calibrate(model, chosen.calibrate if wanted else "none", run.measuring(wanted))
         run.find_ranges()
         run.keep_stage()
@@ -260,14 +263,18 @@ class _Run:
         if measuring is not None:
             stages.record_current_ranges(model, form, measuring)
 
-    def measuring(self, wanted: object, what: str | None = None) -> stages.Measuring | None:
+    def measuring(self, wanted: object, what: str | None = None) -> Measuring | None:
         """Data and sessions, if there is something to measure."""
         if not wanted:
             return None
         chosen = self._options
         if chosen.data is None:
             names = wanted if isinstance(wanted, list) else []
-            thresholds = f"the thresholds of {len(names)} Relu" if names else "--calibrate paper"
+            thresholds = (
+                f"the thresholds of {len(names)} Relu"
+                if names
+                else f"--calibrate {chosen.calibrate}"
+            )
             raise DataError(
                 f"calibration data is needed for {what or thresholds}",
                 where=self._model.name,
@@ -281,9 +288,9 @@ class _Run:
                 chosen.preprocess,
                 chosen.samples,
             )
-        return stages.Measuring(
-            self._data, chosen.calib_batch, chosen.passes, self._open_session, chosen.progress
-        )
+        rule = RULES.get(chosen.calibrate, RULES["paper"])
+        batch = chosen.calib_batch or rule.batch
+        return Measuring(self._data, batch, chosen.passes, self._open_session, chosen.progress)
 
     def _open_session(self, content: bytes) -> Session:
         return Session(content, provider=self._options.provider, threads=self._options.threads)

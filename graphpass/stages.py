@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
-from graphpass.calibration import paper
 from graphpass.calibration.ranges import record_ranges
-from graphpass.calibration.thresholds import OpenSession, Progress, record_maximum
+from graphpass.calibration.rules import RULES, Measuring
+from graphpass.calibration.thresholds import record_maximum
 from graphpass.forms import FORMS, SERIAL_FORMS
-from graphpass.grids import find_grids
+from graphpass.grids import find_grids, measurable
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
 from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
@@ -30,20 +30,8 @@ from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.plan import Activation, Plan
 from graphpass.timeflow import TimeFlow, infer
-from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """How a stage measures: the data, and how to run a graph on it."""
-
-    data: Dataset
-    batch: int
-    passes: int
-    open_session: OpenSession
-    progress: Progress
 
 
 def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
@@ -93,18 +81,10 @@ def quantise(model: Model, steps: int) -> None:
 
 
 def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
-    """Stage 3: shift and amplitude of every neuron, by the rule's name."""
-    assert model.record is not None, "stage 2 has a record"
+    """Stage 3: threshold, shift and amplitude of every neuron, by the rule's name."""
     summary: dict[str, Any] = {"rule": rule}
-    if rule == "paper" and measuring is not None:
-        neurons, batches = paper.calibrate(
-            model,
-            measuring.data,
-            batch=measuring.batch,
-            passes=measuring.passes,
-            open_session=measuring.open_session,
-            progress=measuring.progress,
-        )
+    if measuring is not None and rule in RULES:
+        neurons, found = RULES[rule].run(model, measuring)
         by_name = {neuron.name: neuron for neuron in neurons}
         for node in model.graph.nodes:
             if editing.is_dialect(node, dialect.DAQCFS):
@@ -112,14 +92,9 @@ def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
         editing.tidy(model)
         infer_shapes(model)
         model.note(neurons=neurons)
-        summary |= {
-            "samples": measuring.data.samples,
-            "batch": measuring.batch,
-            "passes": measuring.passes,
-            "batches": batches,
-            "recovered": round(paper.recovered(batches), 4),
-        }
+        summary |= found
     model.note(stage=Stage.CALIBRATED, calibration=summary)
+    _note_thresholds(model)
 
 
 def check_form(model: Model, form: str, steps: int) -> None:
@@ -156,7 +131,7 @@ def without_range(model: Model, form: str) -> list[str]:
 def record_current_ranges(model: Model, form: str, measuring: Measuring) -> None:
     """Measure the currents that the form rounds, in the network that it rounds them in."""
     counting = _counting(model, form)
-    names = find_grids(counting).currents
+    names = measurable(counting)
     ranges = record_ranges(
         counting,
         names,

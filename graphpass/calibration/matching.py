@@ -1,16 +1,18 @@
 """Matching the currents of the spiking net to those of the reference, in one run.
 
 At every neuron the graph takes the batch's own mean and spread of the current, matches them
-at once to what the reference has, and goes on, like a BatchNormalization in training mode.
-So each layer is corrected behind corrected layers. Correcting all of them from the
-statistics of one pass would over-correct: each layer's error contains its predecessors'.
+at once to what the reference has on the same batch, and goes on, like a
+BatchNormalization in training mode. So each layer is corrected behind corrected layers.
+Correcting all of them from the statistics of one pass would over-correct: each layer's error
+contains its predecessors'. Matching to averages over all batches instead would take away
+what distinguishes this batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,9 +26,6 @@ from graphpass.calibration.thresholds import OpenSession
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
 
-if TYPE_CHECKING:
-    from graphpass.calibration.recording import Recording, Trial
-
 Vector = NDArray[np.float64]
 
 _LARGEST_GAIN = 2.0  # a spread that differs by more is no rounding of the same signal
@@ -39,6 +38,19 @@ class Moments:
 
     mean: Vector
     spread: Vector
+
+
+#: Neuron name -> mean, and mean of squares, of its current on one batch, float32 ``[C]``.
+RawMoments = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A batch with what the reference made of it."""
+
+    feeds: dict[str, NDArray[Any]]
+    outputs: list[NDArray[Any]]
+    moments: RawMoments
 
 
 class MomentSums:
@@ -71,38 +83,51 @@ def gain(wanted: Moments, own: Moments) -> Vector:
 class Matcher:
     """The calibration graph and a session on it; parameters are fed, statistics come back."""
 
-    def __init__(self, model: Model, seen: Recording, open_session: OpenSession) -> None:
-        self._seen = seen
+    def __init__(
+        self, model: Model, neurons: Mapping[str, Neuron], open_session: OpenSession
+    ) -> None:
         self._outputs = [tensor.name for tensor in model.graph.outputs]
-        self._session = open_session(_matching_net(model, seen.neurons).SerializeToString())
+        self._session = open_session(_matching_net(model, neurons).SerializeToString())
 
     def output_error(self, neurons: Mapping[str, Neuron], trials: Iterable[Trial]) -> float:
         """Squared error of the outputs relative to the reference's, over all trials."""
         error = energy = 0.0
-        for feeds, wanted in trials:
-            found = self._session.run({**feeds, **self._parameters(neurons)}, self._outputs)
-            for name, expected in zip(self._outputs, wanted, strict=True):
+        for trial in trials:
+            parameters = self._parameters(neurons, trial.moments)
+            found = self._session.run({**trial.feeds, **parameters}, self._outputs)
+            for name, expected in zip(self._outputs, trial.outputs, strict=True):
                 error += float(np.square(found[name] - expected, dtype=np.float64).sum())
                 energy += float(np.square(expected, dtype=np.float64).sum())
         return error / max(energy, _TINY)
 
     def match(
-        self, neurons: Mapping[str, Neuron], batches: Iterable[dict[str, NDArray[Any]]]
-    ) -> dict[str, Moments]:
-        """Moments of every current behind matched layers, averaged over the batches."""
-        names = [key for name in neurons for key in statistics.moment_names(name)]
-        sums = {name: MomentSums() for name in neurons}
-        parameters = self._parameters(neurons)
-        for feeds in batches:
-            found = self._session.run({**feeds, **parameters}, names)
-            for name, total in sums.items():
-                total.add(*(found[key] for key in statistics.moment_names(name)))
-        return {name: total.moments() for name, total in sums.items()}
+        self,
+        neurons: Mapping[str, Neuron],
+        batches: Iterable[tuple[dict[str, NDArray[Any]], RawMoments]],
+    ) -> dict[str, tuple[Moments, Moments]]:
+        """Run batches with what the reference had on each.
 
-    def _parameters(self, neurons: Mapping[str, Neuron]) -> dict[str, NDArray[np.float32]]:
+        Returns:
+            Neuron name -> (moments of the reference, own moments behind matched layers),
+            both averaged over these batches.
+        """
+        names = [key for name in neurons for key in statistics.moment_names(name)]
+        sums = {name: (MomentSums(), MomentSums()) for name in neurons}
+        for feeds, wanted in batches:
+            found = self._session.run({**feeds, **self._parameters(neurons, wanted)}, names)
+            for name, (theirs, own) in sums.items():
+                theirs.add(*wanted[name])
+                own.add(*(found[key] for key in statistics.moment_names(name)))
+        return {name: (a.moments(), b.moments()) for name, (a, b) in sums.items()}
+
+    def _parameters(
+        self, neurons: Mapping[str, Neuron], moments: RawMoments
+    ) -> dict[str, NDArray[np.float32]]:
         fed = {}
         for name, neuron in neurons.items():
-            wanted = self._seen.moments[name]
+            total = MomentSums()
+            total.add(*moments[name])
+            wanted = total.moments()
             values = (neuron.threshold, neuron.amplitude, wanted.mean, wanted.spread)
             for key, array in zip(_inputs(name), values, strict=True):
                 fed[key] = array.astype(np.float32)

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass.calibration import matching, recording, threshold_rules
+from graphpass.calibration.matching import Moments
 from graphpass.calibration.recording import Recording
 from graphpass.calibration.threshold_rules import Vector
-from graphpass.calibration.thresholds import OpenSession, Progress
+from graphpass.calibration.thresholds import Advance, OpenSession, Progress
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 from graphpass_runtime.data import Dataset
@@ -81,7 +82,7 @@ def calibrate(
         name: threshold_rules.squared_error(seen.histograms[name], neuron.levels)
         for name, neuron in seen.neurons.items()
     }
-    matcher = matching.Matcher(model, seen, open_session)
+    matcher = matching.Matcher(model, seen.neurons, open_session)
     errors: dict[float, float] = {}
     advance = progress("choosing thresholds", len(BLENDS) * seen.kept)
     for blend in BLENDS:
@@ -91,14 +92,14 @@ def calibrate(
     best = min(BLENDS, key=lambda blend: errors[blend])
     chosen = _neurons(seen, shares, best)
     advance = progress("matching currents", data.samples)
-    statistics = matcher.match(chosen, _feeds(data, batch, advance))
+    moments = matcher.match(chosen, _paired(data, batch, seen, advance))
     summary = Summary(
         best,
         {str(blend): float(f"{error:.4g}") for blend, error in errors.items()},
         seen.samples,
         round(2 + len(BLENDS) * seen.kept / max(1, seen.samples), 2),
     )
-    return tuple(_frozen(n, seen, statistics) for n in chosen.values()), summary
+    return tuple(_frozen(n, *moments[n.name]) for n in chosen.values()), summary
 
 
 def _neurons(seen: Recording, shares: dict[str, Vector], blend: float) -> dict[str, Neuron]:
@@ -113,12 +114,11 @@ def _neurons(seen: Recording, shares: dict[str, Vector], blend: float) -> dict[s
     return result
 
 
-def _frozen(neuron: Neuron, seen: Recording, found: dict[str, matching.Moments]) -> Neuron:
+def _frozen(neuron: Neuron, wanted: Moments, own: Moments) -> Neuron:
     """Fold z' = gain (z - mean) + wanted mean into threshold and shift.
 
     T (z' ) / theta = T (z + wanted/gain - mean) / (theta/gain).
     """
-    wanted, own = seen.moments[neuron.name], found[neuron.name]
     gain = matching.gain(wanted, own)
     shift = wanted.mean / gain - own.mean
     return replace(
@@ -128,7 +128,11 @@ def _frozen(neuron: Neuron, seen: Recording, found: dict[str, matching.Moments])
     )
 
 
-def _feeds(data: Dataset, batch: int, advance: Any) -> Iterable[dict[str, NDArray[Any]]]:
-    for step in data.batches(batch):
-        yield step.feeds
+def _paired(
+    data: Dataset, batch: int, seen: Recording, advance: Advance
+) -> Iterator[tuple[dict[str, NDArray[Any]], matching.RawMoments]]:
+    """The batches that the reference's moments were kept for."""
+    for index, step in enumerate(data.batches(batch)):
+        if index in seen.paired:
+            yield step.feeds, seen.paired[index]
         advance(len(next(iter(step.feeds.values()))))

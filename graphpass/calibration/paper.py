@@ -99,13 +99,13 @@ def _reference_graph(
 ) -> onnx.ModelProto:
     """The reference with mean current and mean output of every neuron as outputs."""
     proto = reference_net(model, neurons)
-    nodes = list(proto.graph.node)
+    nodes: list[onnx.NodeProto] = []
     for name, current in currents_of(proto, neurons).items():
         neuron = neurons[name]
         for tensor, mean in ((current, _mean_z(neuron)), (name, _mean_y(neuron))):
             nodes += _mean(tensor, mean, neuron, ranks[name], model.opset)
             statistics.add_output(proto, mean)
-    statistics.replace_nodes(proto, nodes)
+    statistics.weave(proto, nodes)
     return proto
 
 

@@ -13,7 +13,7 @@ from onnx import helper
 
 from graphpass.calibration import statistics
 from graphpass.calibration.histogram import Histogram
-from graphpass.calibration.matching import Moments, MomentSums
+from graphpass.calibration.matching import RawMoments, Trial
 from graphpass.calibration.reference import (
     currents_of,
     neurons_of,
@@ -26,8 +26,7 @@ from graphpass.neurons import Neuron
 from graphpass_runtime.data import Dataset
 
 _POSITIONS = 64  # positions per image and channel that go into a histogram
-
-Trial = tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]
+_PAIRED = 32  # batches whose moments are kept: memory does not grow with the data
 
 
 @dataclass
@@ -37,15 +36,15 @@ class Recording:
     Attributes:
         neurons: the neurons of stage 2.
         histograms: distribution of each current's positive part.
-        moments: mean and spread of each current.
-        trials: some batches with the reference's outputs.
+        paired: moments of every current on some batches, by the batch's number.
+        trials: the first of these batches, with the reference's outputs.
         kept: samples in the trials.
         samples: samples in all.
     """
 
     neurons: dict[str, Neuron]
     histograms: dict[str, Histogram]
-    moments: dict[str, Moments] = field(default_factory=dict)
+    paired: dict[int, RawMoments] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     kept: int = 0
     samples: int = 0
@@ -66,7 +65,7 @@ def record(
         model: stage 2.
         data: calibration data.
         batch: samples per batch.
-        keep: about so many samples are kept as trials, spread evenly over the data.
+        keep: about so many samples are kept as trials.
         open_session: how to run a graph.
         progress: told that the pass starts.
     """
@@ -77,7 +76,7 @@ def record(
     result = Recording(
         neurons, {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()}
     )
-    sums = {name: MomentSums() for name in neurons}
+    stride = _stride(data.samples, batch)
     advance = progress("recording currents", data.samples)
     for index, step in enumerate(data.batches(batch)):
         found = session.run(step.feeds, [*outputs, *names])
@@ -85,27 +84,32 @@ def record(
         for name, neuron in neurons.items():
             histogram = result.histograms[name]
             result.histograms[name] = histogram.add(found[_sample(name)], neuron.channel_axis)
-            sums[name].add(*(found[key] for key in statistics.moment_names(name)))
-        if result.kept < keep and index % _stride(data.samples, batch, keep) == 0:
-            result.trials.append((step.feeds, [found[key] for key in outputs]))
-            result.kept += size
+        if index % stride == 0 and len(result.paired) < _PAIRED:
+            moments = {n: _pair(found, n) for n in neurons}
+            result.paired[index] = moments
+            if result.kept < keep:
+                trial = Trial(step.feeds, [found[key] for key in outputs], moments)
+                result.trials.append(trial)
+                result.kept += size
         result.samples += size
         advance(size)
-    result.moments = {name: total.moments() for name, total in sums.items()}
     return result
 
 
-def _stride(samples: int | None, batch: int, keep: int) -> int:
+def _pair(found: dict[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    mean, square = statistics.moment_names(name)
+    return found[mean], found[square]
+
+
+def _stride(samples: int | None, batch: int) -> int:
     """Every how many batches one is kept."""
-    if samples is None:
-        return 1
-    return max(1, math.ceil(samples / batch) // math.ceil(keep / batch))
+    return 1 if samples is None else max(1, math.ceil(samples / batch) // _PAIRED)
 
 
 def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
     proto, ranks = reference_net(model, neurons), ranks_of(model)
     shapes = {name: list(t.shape or []) for name, t in model.graph.tensors().items()}
-    nodes = list(proto.graph.node)
+    nodes: list[onnx.NodeProto] = []
     for name, current in currents_of(proto, neurons).items():
         neuron = neurons[name]
         pooled, pools = statistics.pooled_like(proto, name, current)
@@ -125,7 +129,7 @@ def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
                 _sample(name), onnx.TensorProto.FLOAT, [None] * ranks[name]
             )
         )
-    statistics.replace_nodes(proto, nodes)
+    statistics.weave(proto, nodes)
     return proto
 
 

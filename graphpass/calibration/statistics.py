@@ -110,6 +110,34 @@ def replace_nodes(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> No
     proto.graph.node.extend(ordered)
 
 
+def weave(proto: onnx.ModelProto, extra: Iterable[onnx.NodeProto]) -> None:
+    """Add nodes to the graph, each as soon as what it reads is there.
+
+    ONNX Runtime keeps a tensor until its last reader ran: with the statistics at the
+    end, it would keep every current of the network at once.
+
+    Args:
+        proto: the model.
+        extra: nodes in topological order.
+    """
+    made = {name for node in extra for name in node.output}
+    written = {name for node in proto.graph.node for name in node.output}
+    waiting: dict[str, list[onnx.NodeProto]] = {}
+    last: dict[str, str] = {}  # new tensor -> the tensor of the graph that it waits for
+    order = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
+    for node in extra:
+        needs = [last.get(name, name) for name in node.input if name in made or name in written]
+        after = max(needs, key=lambda name: order.get(name, -1), default="")
+        waiting.setdefault(after if after in written else "", []).append(node)
+        last.update(dict.fromkeys(node.output, after))
+    ordered = list(waiting.get("", []))
+    for node in proto.graph.node:
+        ordered.append(node)
+        for name in node.output:
+            ordered += waiting.get(name, [])
+    replace_nodes(proto, ordered)
+
+
 def constant(name: str, array: NDArray[np.float32]) -> onnx.NodeProto:
     """A Constant node."""
     return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from graphpass.calibration import statistics
@@ -48,7 +49,7 @@ def record_maximum(
     """
     proto = to_proto(model)
     outputs = {}
-    nodes = list(proto.graph.node)
+    nodes: list[onnx.NodeProto] = []
     for name in names:
         outputs[name] = f"{name}/maximum"
         nodes += statistics.reduce_to_channels(
@@ -60,7 +61,7 @@ def record_maximum(
             opset=model.opset,
         )
         statistics.add_output(proto, outputs[name])
-    statistics.replace_nodes(proto, nodes)
+    statistics.weave(proto, nodes)
     session = open_session(proto.SerializeToString())
     maxima: dict[str, NDArray[np.float32]] = {}
     advance = progress("recording thresholds", data.samples)

@@ -139,9 +139,7 @@ class _Quantiser:
             node.outputs[index] = held
             self._stored[id(output)] = held, grid
             if editing.is_output(self._model, output):
-                self._append(
-                    "DequantizeLinear", [held, *self._scale(name, grid)], output
-                )
+                self._append("DequantizeLinear", [held, *self._scale(name, grid)], output)
 
     def _stored_grid(self, data: list[gs.Tensor]) -> Grid:
         for tensor in data:

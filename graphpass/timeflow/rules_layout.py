@@ -69,7 +69,11 @@ def flatten(view: View) -> Verdict:
     if None in _sizes(shape, view.type()):
         return not_understood("flattens a tensor of unknown size")
     sizes = [int(size) for size in _sizes(shape, view.type()) if size is not None]
-    return _reshaped(view.type(), shape, [math.prod(sizes[:axis]), math.prod(sizes[axis:])])
+    target = [math.prod(sizes[:axis]), math.prod(sizes[axis:])]
+    result = _reshaped(view.type(), shape, target)
+    if isinstance(result, Refusal):
+        return Refusal("merges axes in front of the batch into it", "transpose the batch to axis 0")
+    return result
 
 
 @rule("Reshape")

@@ -183,6 +183,7 @@ def test_relu_net(
         write_model(RELU, weights),
         tmp_path / "snn.onnx",
         steps=steps,
+        calibrate="paper",
         data=tmp_path / "data.npz",
         calib_batch=size,
         passes=passes,
@@ -223,6 +224,7 @@ def test_qcfs_net_is_matched_at_its_trained_levels(
         write_model(QCFS, qcfs_weights),
         tmp_path / "snn.onnx",
         steps=steps,
+        calibrate="paper",
         data=[{"x": batch} for batch in split(x, 9, 1)],
         passes=2,
     ).record
@@ -247,6 +249,7 @@ def test_more_passes_settle_on_the_mean_error(
         write_model(RELU, weights),
         tmp_path / "snn.onnx",
         steps=2,
+        calibrate="paper",
         data=[{"x": x}],
         passes=400,
         first_activation="spiking",
@@ -274,7 +277,8 @@ def test_same_bytes_twice_and_in_another_process(
     ann = write_model(RELU, weights)
     script = (
         "import sys; from graphpass import convert;"
-        "convert(sys.argv[1], sys.argv[2], steps=4, data=sys.argv[3], stages=sys.argv[4])"
+        "convert(sys.argv[1], sys.argv[2], steps=4, calibrate='paper', data=sys.argv[3],"
+        " stages=sys.argv[4])"
     )
     written = []
     for seed in ("1", "2"):

@@ -58,6 +58,7 @@ def test_converts_and_verifies_in_every_form(
         steps=4,
         data=shared_data / network.data,
         samples=network.calibration,
+        calibrate="paper",
         stages=tmp_path,
     )
     statuses = [activation.status for activation in result.activations]
@@ -101,6 +102,7 @@ def _convert_resnet(shared_data: Path, folder: Path, steps: int) -> Conversion:
         steps=steps,
         data=shared_data / "cifar10/train.npz",
         samples=200,
+        calibrate="paper",
         stages=folder,
     )
 

@@ -8,156 +8,21 @@ that float32 sums are exact too, and values land on the thresholds as often as b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.parser
-import onnxruntime
 import pytest
 
-from graphpass import Neuron, convert
-from graphpass_runtime.metadata import Carrier, FileRecord
+from graphpass_runtime.metadata import Carrier
 
 FORMS = ("matmul", "sorted", "counts")
 STEPS = [1, 2, 3, 4, 5, 7, 8, 16, 31, 64]
+Spiking = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Parameters of a neuron layer, per channel."""
-
-    theta: list[float]
-    psi_da: list[float]
-    phi: list[float]
-
-
-def exact(array: Any) -> Any:
-    """Floats as fractions."""
-    flat = [Fraction(float(value)) for value in np.asarray(array, np.float64).ravel()]
-    return np.array(flat, object).reshape(np.shape(array))
-
-
-def conversion_matrix(steps: int) -> Any:
-    """Lambda_PC, eq. 8: 1/(T-x+1) everywhere in row x = 1..T."""
-    rows = [[Fraction(1, steps - x + 1)] * steps for x in range(1, steps + 1)]
-    return np.array(rows, object)
-
-
-def parallel_neuron(current: Any, layer: Layer, channel_axis: int) -> tuple[Any, Any]:
-    """Spikes and output trains [T, ...] for currents [T, ...], by eqs. 8 and 9.
-
-    s[x] = H((Lambda_PC I)[x] + b_x - theta), b_x = (theta/2 + psi_DA T)/(T-x+1), and a
-    spike carries theta + phi.
-    """
-    steps = len(current)
-    shape = [1] * (current.ndim - 1)
-    shape[channel_axis] = -1
-    theta, psi_da, phi = (
-        exact(np.array(v)).reshape(shape) for v in (layer.theta, layer.psi_da, layer.phi)
-    )
-    charge = conversion_matrix(steps).dot(exact(current).reshape(steps, -1))
-    charge = charge.reshape(current.shape)
-    spikes = np.empty(current.shape, bool)
-    for x in range(1, steps + 1):
-        b_x = (theta / 2 + psi_da * steps) / Fraction(steps - x + 1)
-        spikes[x - 1] = charge[x - 1] + b_x - theta >= 0
-    return spikes, spikes * (theta + phi).astype(np.float64)
-
-
-Spiking = Callable[..., tuple[onnx.ModelProto, tuple[Neuron, ...]]]
-
-
-@pytest.fixture
-def spiking(write_model: Callable[..., Path], tmp_path: Path) -> Spiking:
-    """Make the SNN with given neuron parameters, the neurons' spikes among its outputs."""
-
-    def make(
-        text: str,
-        weights: dict[str, Any],
-        layers: list[Layer],
-        steps: int,
-        form: str,
-        *,
-        opset: int = 17,
-        data: Any = None,
-    ) -> Any:
-        arrays = {k: np.asarray(v, np.float32) for k, v in weights.items()}
-        ann, folder = write_model(text, arrays, opset=opset), tmp_path / "stages"
-        convert(
-            *(ann, tmp_path / "unused.onnx"),
-            **{"steps": steps, "data": data, "calibrate": "none", "stages": folder},
-            first_activation="spiking",
-        )
-        stage = onnx.load(folder / "3-calibrated.onnx")
-        _set(stage, layers, steps)
-        onnx.save(stage, folder / "own.onnx")
-        convert(folder / "own.onnx", tmp_path / "snn.onnx", form=form)
-        proto = onnx.load(tmp_path / "snn.onnx")
-        neurons = _record(proto).neurons
-        for neuron in neurons:
-            proto.graph.output.append(onnx.ValueInfoProto(name=neuron.spikes))
-        return proto, neurons
-
-    return make
-
-
-def _record(proto: onnx.ModelProto) -> FileRecord:
-    record = FileRecord.from_props({p.key: p.value for p in proto.metadata_props})
-    assert record is not None
-    return record
-
-
-def _set(proto: onnx.ModelProto, layers: list[Layer], steps: int) -> None:
-    """Write parameters into a stage 3 file: into its weights and into its record."""
-    record = _record(proto)
-    nodes = {node.output[0]: node for node in proto.graph.node}
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    neurons = []
-    for neuron, layer in zip(record.neurons, layers, strict=True):
-        theta, psi_da, phi = (
-            np.array(v, np.float32) for v in (layer.theta, layer.psi_da, layer.phi)
-        )
-        amplitude = ((theta + phi) / np.float32(steps)).astype(np.float32)
-        neurons.append(replace(neuron, threshold=theta, shift=psi_da, amplitude=amplitude))
-        node = nodes[neuron.name]
-        assert node.op_type == "DAQCFS"
-        for name, array in zip(node.input[1:4], (theta, psi_da, amplitude), strict=True):
-            shaped = array.reshape(onnx.numpy_helper.to_array(tensors[name]).shape)
-            tensors[name].CopyFrom(onnx.numpy_helper.from_array(shaped, name))
-    props = {p.key: p.value for p in proto.metadata_props}
-    props |= replace(record, neurons=tuple(neurons)).to_props()
-    onnx.helper.set_model_props(proto, props)
-
-
-def run(proto: onnx.ModelProto, x: Any) -> list[Any]:
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return list(session.run(None, {"x": x}))
-
-
-def folded(trains: Any, batch_axis: int = 0) -> Any:
-    """[T, ...] -> the batch axis holds T*N rows, time outermost."""
-    steps = trains.shape[0]
-    moved = np.moveaxis(trains, 0, batch_axis)
-    shape = list(trains.shape[1:])
-    shape[batch_axis] *= steps
-    return moved.reshape(shape)
-
-
-def check(found: Any, spikes: Any, neuron: Neuron, batch_axis: int = 0) -> None:
-    """What a form shows as its spikes equals the reference's, step by step."""
-    if neuron.carrier is Carrier.TRAIN:
-        np.testing.assert_array_equal(found, folded(spikes, batch_axis))
-    else:
-        np.testing.assert_array_equal(found, spikes.sum(axis=0))
-
-
-def ties(current: Any, layer: Layer, channel_axis: int) -> float:
+def ties(current: Any, layer: Any, channel_axis: int) -> float:
     """Share of neurons whose membrane potential lies on a threshold."""
     steps = len(current)
     shape = [1] * (current.ndim - 1)
@@ -200,34 +65,38 @@ def mlp_weights() -> dict[str, Any]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("samples", [1, 3])
-def test_mlp(spiking: Spiking, steps: int, form: str, samples: int) -> None:
+def test_mlp(bench: Any, spiking: Spiking, steps: int, form: str, samples: int) -> None:
     weights = mlp_weights()
     # The first layer's thresholds are multiples of T: its gain T/theta is a power of two.
-    first = Layer([steps, 2.0 * steps, steps / 2], [0.5, -0.25, 0.0], [0.0, steps, -steps / 4])
-    second = Layer([2.0, 1.0, 8.0, 0.5], [0.0, 0.25, -0.5, 0.125], [1.0, 0.0, -2.0, 0.25])
+    first = bench.layer(
+        [steps, 2.0 * steps, steps / 2], [0.5, -0.25, 0.0], [0.0, steps, -steps / 4]
+    )
+    second = bench.layer([2.0, 1.0, 8.0, 0.5], [0.0, 0.25, -0.5, 0.125], [1.0, 0.0, -2.0, 0.25])
     rng = np.random.default_rng(steps)
     x = (rng.integers(-4 * steps, 4 * steps + 1, (samples, 4)) / 4).astype(np.float32)
 
     z1 = x.astype(np.float64) @ weights["w1"] + weights["b1"]
     i1 = np.repeat(z1[None], steps, axis=0)
-    s1, y1 = parallel_neuron(i1, first, 1)
+    s1, y1 = bench.parallel_neuron(i1, first, 1)
     i2 = y1 @ weights["w2"] + weights["b2"]
-    s2, y2 = parallel_neuron(i2, second, 1)
+    s2, y2 = bench.parallel_neuron(i2, second, 1)
 
     proto, neurons = spiking(MLP, weights, [first, second], steps, form)
     assert [n.levels for n in neurons] == [steps, steps]
-    y, found1, found2 = run(proto, x)
-    check(found1, s1, neurons[0])
-    check(found2, s2, neurons[1])
+    y, found1, found2 = bench.run(proto, x)
+    bench.check(found1, s1, neurons[0])
+    bench.check(found2, s2, neurons[1])
     np.testing.assert_allclose(y, (y2 @ weights["w3"]).mean(axis=0), rtol=1e-6, atol=1e-6)
 
 
-def test_the_networks_above_have_ties_and_every_count() -> None:
+def test_the_networks_above_have_ties_and_every_count(bench: Any) -> None:
     weights, steps = mlp_weights(), 4
-    first = Layer([steps, 2.0 * steps, steps / 2], [0.5, -0.25, 0.0], [0.0, steps, -steps / 4])
+    first = bench.layer(
+        [steps, 2.0 * steps, steps / 2], [0.5, -0.25, 0.0], [0.0, steps, -steps / 4]
+    )
     x = np.random.default_rng(0).integers(-16, 17, (200, 4)) / 4
     i1 = np.repeat((x @ weights["w1"] + weights["b1"])[None], steps, axis=0)
-    spikes, _ = parallel_neuron(i1, first, 1)
+    spikes, _ = bench.parallel_neuron(i1, first, 1)
     assert ties(i1, first, 1) > 0.1
     assert set(np.unique(spikes.sum(axis=0))) == set(range(steps + 1))
     assert (np.diff(spikes.astype(int), axis=0) >= 0).all()  # silence first, spikes last
@@ -235,20 +104,22 @@ def test_the_networks_above_have_ties_and_every_count() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 33])
-def test_half_way_goes_up_at_every_level(spiking: Spiking, steps: int, form: str) -> None:
+def test_half_way_goes_up_at_every_level(
+    bench: Any, spiking: Spiking, steps: int, form: str
+) -> None:
     # z = (k - 1/2) theta/T fires k times; a little below it, k - 1 times.
     weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(1)}
     theta = 4.0 * steps
-    layer = Layer([theta], [0.0], [0.0])
+    layer = bench.layer([theta], [0.0], [0.0])
     levels = np.arange(-1, steps + 3)
     on = ((levels - 0.5) * theta / steps).astype(np.float32)[:, None]
     proto, neurons = spiking(ONE, weights, [layer], steps, form)
     for z, counts in ((on, levels), (on - np.float32(1e-3), levels - 1)):
-        y, found = run(proto, z)
+        y, found = bench.run(proto, z)
         expected = np.clip(counts, 0, steps)[:, None]
-        spikes, _ = parallel_neuron(np.repeat(z[None], steps, axis=0), layer, 1)
+        spikes, _ = bench.parallel_neuron(np.repeat(z[None], steps, axis=0), layer, 1)
         np.testing.assert_array_equal(spikes.sum(axis=0), expected)
-        check(found, spikes, neurons[0])
+        bench.check(found, spikes, neurons[0])
         np.testing.assert_allclose(y, expected * 4.0, rtol=1e-6)
 
 
@@ -272,7 +143,9 @@ def convolve(x: Any, w: Any, b: Any, pad: int) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 3, 4, 16])
-def test_convolutions_with_a_max_pool_between(spiking: Spiking, steps: int, form: str) -> None:
+def test_convolutions_with_a_max_pool_between(
+    bench: Any, spiking: Spiking, steps: int, form: str
+) -> None:
     rng = np.random.default_rng(2)
     weights = {
         "zero": np.float32(0),
@@ -283,20 +156,22 @@ def test_convolutions_with_a_max_pool_between(spiking: Spiking, steps: int, form
         "b2": np.array([0.0, 0.25, 0.5]),
     }
     # A spike of the third channel is negative: its pooled train is that of the smallest count.
-    first = Layer([4.0 * steps, steps, 2.0 * steps], [0.25, 0.0, -0.5], [0.0, steps, -3.0 * steps])
-    second = Layer([4.0, 2.0, 16.0], [0.5, 0.0, -0.25], [0.0, 2.0, -4.0])
+    first = bench.layer(
+        [4.0 * steps, steps, 2.0 * steps], [0.25, 0.0, -0.5], [0.0, steps, -3.0 * steps]
+    )
+    second = bench.layer([4.0, 2.0, 16.0], [0.5, 0.0, -0.25], [0.0, 2.0, -4.0])
     x = (rng.integers(-4, 5, (2, 2, 6, 6)) / 2).astype(np.float32)
 
     z1 = convolve(x.astype(np.float64), weights["w1"], weights["b1"], 1)
-    s1, y1 = parallel_neuron(np.repeat(z1[None], steps, axis=0), first, 1)
+    s1, y1 = bench.parallel_neuron(np.repeat(z1[None], steps, axis=0), first, 1)
     pooled = y1.reshape(steps, 2, 3, 3, 2, 3, 2).max(axis=(4, 6))
     i2 = convolve(pooled, weights["w2"], weights["b2"], 0)
-    s2, y2 = parallel_neuron(i2, second, 1)
+    s2, y2 = bench.parallel_neuron(i2, second, 1)
 
     proto, neurons = spiking(CONV, weights, [first, second], steps, form)
-    y, found1, found2 = run(proto, x)
-    check(found1, s1, neurons[0])
-    check(found2, s2, neurons[1])
+    y, found1, found2 = bench.run(proto, x)
+    bench.check(found1, s1, neurons[0])
+    bench.check(found2, s2, neurons[1])
     np.testing.assert_allclose(y, y2.mean(axis=(0, 3, 4)), rtol=1e-6, atol=1e-6)
 
 
@@ -313,7 +188,7 @@ SECOND = """g (float[N,3,4] x) => (float[N,3,2] y) {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("samples", [1, 3])
-def test_batch_on_axis_one(spiking: Spiking, form: str, samples: int) -> None:
+def test_batch_on_axis_one(bench: Any, spiking: Spiking, form: str, samples: int) -> None:
     steps, rng = 5, np.random.default_rng(3)
     weights = {
         "zero": np.float32(0),
@@ -322,44 +197,44 @@ def test_batch_on_axis_one(spiking: Spiking, form: str, samples: int) -> None:
         "w2": rng.integers(-2, 3, (3, 4)) / 2.0,
         "w3": rng.integers(-2, 3, (4, 2)) / 2.0,
     }
-    first = Layer([steps, 2.0 * steps, steps / 2], [0.5, 0.0, -0.25], [0.0, steps, 0.0])
-    second = Layer([4.0, 2.0, 1.0, 8.0], [0.0, 0.5, 0.25, 0.0], [0.0, 1.0, -0.5, 0.0])
+    first = bench.layer([steps, 2.0 * steps, steps / 2], [0.5, 0.0, -0.25], [0.0, steps, 0.0])
+    second = bench.layer([4.0, 2.0, 1.0, 8.0], [0.0, 0.5, 0.25, 0.0], [0.0, 1.0, -0.5, 0.0])
     x = (rng.integers(-8, 9, (samples, 3, 4)) / 2).astype(np.float32)
 
     z1 = x.astype(np.float64).transpose(1, 0, 2) @ weights["w1"]
-    s1, y1 = parallel_neuron(np.repeat(z1[None], steps, axis=0), first, 2)
-    s2, y2 = parallel_neuron(y1 @ weights["w2"], second, 2)
+    s1, y1 = bench.parallel_neuron(np.repeat(z1[None], steps, axis=0), first, 2)
+    s2, y2 = bench.parallel_neuron(y1 @ weights["w2"], second, 2)
 
     proto, neurons = spiking(SECOND, weights, [first, second], steps, form)
     assert [(n.batch_axis, n.channel_axis) for n in neurons] == [(1, 2), (1, 2)]
-    y, found1, found2 = run(proto, x)
-    check(found1, s1, neurons[0], batch_axis=1)
-    check(found2, s2, neurons[1], batch_axis=1)
+    y, found1, found2 = bench.run(proto, x)
+    bench.check(found1, s1, neurons[0], batch_axis=1)
+    bench.check(found2, s2, neurons[1], batch_axis=1)
     expected = (y2 @ weights["w3"]).mean(axis=0).transpose(1, 0, 2)
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 16, 64])
-def test_random_parameters_off_the_ties(spiking: Spiking, steps: int) -> None:
+def test_random_parameters_off_the_ties(bench: Any, spiking: Spiking, steps: int) -> None:
     # Thresholds that are no round numbers. What lies within 1e-4 of a tie is left to the tests
     # above; everything else must agree to the spike.
     weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(6)}
     rng = np.random.default_rng(steps)
     theta = rng.uniform(0.1, 5, 6).astype(np.float32)
-    layer = Layer(
+    layer = bench.layer(
         theta.tolist(),
         rng.normal(0, 0.1, 6).astype(np.float32).tolist(),
         rng.normal(0, 0.1, 6).astype(np.float32).tolist(),
     )
     x = rng.normal(1, 2, (8, 6)).astype(np.float32)
     current = np.repeat(x[None].astype(np.float64), steps, axis=0)
-    spikes, trains = parallel_neuron(current, layer, 1)
+    spikes, trains = bench.parallel_neuron(current, layer, 1)
     u = steps * (x + np.array(layer.psi_da)) / theta + 0.5
     clear = np.abs(u - np.rint(u)) > 1e-4
     assert clear.sum() > 40
     for form in FORMS:
         proto, neurons = spiking(ONE.replace("N,1", "N,6"), weights, [layer], steps, form)
-        y, found = run(proto, x)
+        y, found = bench.run(proto, x)
         if neurons[0].carrier is Carrier.TRAIN:
             found = found.reshape(steps, *x.shape)
             np.testing.assert_array_equal(found[:, clear], spikes[:, clear])
@@ -369,10 +244,12 @@ def test_random_parameters_off_the_ties(spiking: Spiking, steps: int) -> None:
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "counts"])
-def test_train_of_a_static_current_opens_with_silence(spiking: Spiking, form: str) -> None:
+def test_train_of_a_static_current_opens_with_silence(
+    bench: Any, spiking: Spiking, form: str
+) -> None:
     weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(1)}
-    proto, _ = spiking(ONE, weights, [Layer([4.0], [0.0], [0.0])], 4, form)
-    _, found = run(proto, np.array([[0.0], [1.0], [3.0], [9.0]], np.float32))
+    proto, _ = spiking(ONE, weights, [bench.layer([4.0], [0.0], [0.0])], 4, form)
+    _, found = bench.run(proto, np.array([[0.0], [1.0], [3.0], [9.0]], np.float32))
     np.testing.assert_array_equal(
         found.reshape(4, 4).T, [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
     )
@@ -380,10 +257,10 @@ def test_train_of_a_static_current_opens_with_silence(spiking: Spiking, form: st
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_conversion_matrix_of_the_file_is_equation_8_with_rows_rescaled(
-    spiking: Spiking, steps: int
+    bench: Any, spiking: Spiking, steps: int
 ) -> None:
-    first = Layer([1.0] * 3, [0.0] * 3, [0.0] * 3)
-    second = Layer([1.0] * 4, [0.0] * 4, [0.0] * 4)
+    first = bench.layer([1.0] * 3, [0.0] * 3, [0.0] * 3)
+    second = bench.layer([1.0] * 4, [0.0] * 4, [0.0] * 4)
     proto, _ = spiking(MLP, mlp_weights(), [first, second], steps, "matmul")
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     node = next(n for n in proto.graph.node if n.op_type == "ParallelSpikes")
@@ -391,28 +268,28 @@ def test_conversion_matrix_of_the_file_is_equation_8_with_rows_rescaled(
     assert matrix.shape == (steps, steps)
     rows = [[Fraction(float(v)) / Fraction(int(k)) for v in row] for row, k in
             zip(matrix, steps_of_rows, strict=True)]  # fmt: skip
-    assert rows == conversion_matrix(steps).tolist()
+    assert rows == bench.conversion_matrix(steps).tolist()
 
 
 @pytest.mark.parametrize("opset", [8, 9, 11, 12, 13, 18, 21])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_spelling_of_the_dialect(spiking: Spiking, opset: int, form: str) -> None:
+def test_every_spelling_of_the_dialect(bench: Any, spiking: Spiking, opset: int, form: str) -> None:
     # Clip, Where and GreaterOrEqual changed or came at opsets 11, 9 and 12.
     text = MLP.replace("Clip(b, zero, one)", "Relu(b)").replace("Clip(e, zero, one)", "Relu(e)")
     weights = {k: v for k, v in mlp_weights().items() if k not in ("zero", "one")}
     steps = 4
-    first = Layer([4.0, 8.0, 2.0], [0.5, -0.25, 0.0], [0.0, 4.0, -1.0])
-    second = Layer([2.0, 1.0, 8.0, 0.5], [0.0, 0.25, -0.5, 0.125], [1.0, 0.0, -2.0, 0.25])
+    first = bench.layer([4.0, 8.0, 2.0], [0.5, -0.25, 0.0], [0.0, 4.0, -1.0])
+    second = bench.layer([2.0, 1.0, 8.0, 0.5], [0.0, 0.25, -0.5, 0.125], [1.0, 0.0, -2.0, 0.25])
     x = (np.random.default_rng(9).integers(-16, 17, (3, 4)) / 4).astype(np.float32)
     i1 = np.repeat((x.astype(np.float64) @ weights["w1"] + weights["b1"])[None], steps, axis=0)
-    s1, y1 = parallel_neuron(i1, first, 1)
-    s2, y2 = parallel_neuron(y1 @ weights["w2"] + weights["b2"], second, 1)
+    s1, y1 = bench.parallel_neuron(i1, first, 1)
+    s2, y2 = bench.parallel_neuron(y1 @ weights["w2"] + weights["b2"], second, 1)
 
     proto, neurons = spiking(
         text, weights, [first, second], steps, form, opset=opset, data=[{"x": x}]
     )
     assert [o.version for o in proto.opset_import if o.domain == ""] == [opset]
-    y, found1, found2 = run(proto, x)
-    check(found1, s1, neurons[0])
-    check(found2, s2, neurons[1])
+    y, found1, found2 = bench.run(proto, x)
+    bench.check(found1, s1, neurons[0])
+    bench.check(found2, s2, neurons[1])
     np.testing.assert_allclose(y, (y2 @ weights["w3"]).mean(axis=0), rtol=1e-6, atol=1e-6)

@@ -35,9 +35,7 @@ def test_relu_is_clipped_at_the_threshold_of_its_channel(bench, opset):
 
 def test_threshold_above_everything_changes_nothing(bench):
     text = "g (float[N,2,3,4] x) => (float[N,3,3,4] y) { a = Conv (x, w) y = Relu (a) }"
-    proto, step = bounded(
-        bench, text, ["y"], {"y": THETA * 100}, shapes={"w": (3, 2, 1, 1)}
-    )
+    proto, step = bounded(bench, text, ["y"], {"y": THETA * 100}, shapes={"w": (3, 2, 1, 1)})
     assert bench.ops(bench.changed(step, proto)) == ["Conv", "ClipReLU"]
 
 
@@ -70,7 +68,11 @@ def test_one_threshold_where_the_channels_are_lost(bench):
 
 @pytest.mark.parametrize(
     ("opset", "call"),
-    [(8, "Clip <min = 0.0, max = 1.5> (x)"), (11, "Clip (x, zero, top)"), (26, "Clip (x, zero, top)")],
+    [
+        (8, "Clip <min = 0.0, max = 1.5> (x)"),
+        (11, "Clip (x, zero, top)"),
+        (26, "Clip (x, zero, top)"),
+    ],
 )
 def test_clip_keeps_its_bound(bench, opset, call):
     text = (

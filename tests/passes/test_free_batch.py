@@ -17,7 +17,9 @@ def freed(bench, text, opset=17, size=1):
     assert {value.type.tensor_type.shape.dim[0].dim_param for value in proto.graph.input} == {"N"}
     for part in range(3):
         single = {k: v[part * size : (part + 1) * size] for k, v in feeds.items()}
-        for whole, one in zip(three, bench.run_feeds(bench.proto(text, opset), single), strict=True):
+        for whole, one in zip(
+            three, bench.run_feeds(bench.proto(text, opset), single), strict=True
+        ):
             np.testing.assert_allclose(
                 whole[part * size : (part + 1) * size], one, rtol=0, atol=1e-5
             )

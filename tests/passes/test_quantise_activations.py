@@ -1,6 +1,7 @@
 """Stage 2: every bounded activation gets T levels."""
 
 import numpy as np
+import onnx.numpy_helper
 import pytest
 
 from graphpass.model import to_proto
@@ -24,8 +25,7 @@ def quantise(bench, text, steps=4, opset=17):
     proto = bench.with_functions(text, opset)
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, 2, 1, 1)).astype(np.float32)
-    tensor = proto.graph.initializer.add()
-    tensor.CopyFrom(__import__("onnx").numpy_helper.from_array(weight, "w"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     model = bench.model(proto)
     flow = infer(model, ["y"])
     return proto, model, lambda: QuantiseActivations(["y"], flow, steps)
@@ -34,7 +34,7 @@ def quantise(bench, text, steps=4, opset=17):
 @pytest.mark.parametrize("opset", [8, 9, 11, 12, 13, 17, 18, 26])
 @pytest.mark.parametrize("threshold", ["theta", "thetas", "thetas4"])
 def test_qcfs_at_its_own_levels_is_the_same_function(bench, opset, threshold):
-    proto, model, make = quantise(bench, net(f"QCFS (a, {threshold}, T)"), opset=opset)
+    proto, _, make = quantise(bench, net(f"QCFS (a, {threshold}, T)"), opset=opset)
     model = bench.changed(make, proto)
     assert bench.ops(model) == ["Conv", "DAQCFS"]
     (neuron,) = model.record.neurons
@@ -62,7 +62,7 @@ def test_clip_relu_is_rounded_to_the_nearest_level(bench, steps):
 
 def test_threshold_that_others_read_is_left_alone(bench):
     text = net("ClipReLU (a, theta)").replace("y =", "b =").replace(" }", " y = Add (b, theta) }")
-    proto, model, _ = quantise(bench, text)
+    _, model, _ = quantise(bench, text)
     flow = infer(model, ["b"])
     QuantiseActivations(["b"], flow, 4)(model)
     assert "theta" in {w.name for w in to_proto(model).graph.initializer}

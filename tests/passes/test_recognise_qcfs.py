@@ -91,8 +91,7 @@ def test_opsets(bench, opset, clip):
         "a = Div (z, theta) b = Mul (a, T) c = Add (b, half) d = Floor (c) f = Div (d, T)"
         " e = Mul (f, theta) q = Clip (e, zero, theta)",
         # factors folded
-        "b = Mul (z, gain) c = Add (b, half) d = Floor (c) e = Clip (d, zero, T)"
-        " q = Mul (e, step)",
+        "b = Mul (z, gain) c = Add (b, half) d = Floor (c) e = Clip (d, zero, T) q = Mul (e, step)",
         # Max and Min for Clip
         "b = Mul (z, gain) c = Add (b, half) d = Floor (c) e = Max (zero, d) f = Min (e, T)"
         " q = Mul (f, step)",
@@ -147,9 +146,13 @@ def test_integer_bounds_through_a_cast(bench):
 
 def test_shared_parameters_are_left_alone(bench):
     # The dynamo exporter merges equal constants of all layers.
-    body = DYNAMO.replace("q =", "g =") + " h = Sub (g, half) " + (
-        "i = Div (h, theta) j = Mul (i, T) k = Add (j, half) l = Floor (k) m = Clip (l, zero, T)"
-        " o = Div (m, T) q = Mul (o, theta)"
+    body = (
+        DYNAMO.replace("q =", "g =")
+        + " h = Sub (g, half) "
+        + (
+            "i = Div (h, theta) j = Mul (i, T) k = Add (j, half) l = Floor (k)"
+            " m = Clip (l, zero, T) o = Div (m, T) q = Mul (o, theta)"
+        )
     )
     model = bench.changed(RecogniseQCFS, net(body))
     assert bench.ops(model) == ["Identity", "QCFS", "Sub", "QCFS", "Identity"]

@@ -191,7 +191,7 @@ class FlowBench:
         return are_trains(y, channel_axis)
 
     def model(self, text: str, opset: int = 17) -> Model:
-        header = f'<ir_version: 8, opset_import: ["": {opset}, "graphpass": 1]>'
+        header = f'<ir_version: 8, opset_import: ["": {opset}, "graphpass": 1, "other": 1]>'
         model = from_proto(onnx.parser.parse_model(f"{header} {text}"), name="net.onnx")
         infer_shapes(model)
         return model

@@ -104,10 +104,20 @@ LINEAR = [
     case("Reshape (x, t)", weights={"t": i64(0, 3, -1)}, **TRAIN),
     case("Reshape (x, t)", weights={"t": i64(-1, 48)}, channel=None),
     case("Reshape (x, t)", weights={"t": i64(-1, 16)}, channel=None, inner=3),
+    case("Reshape (x, t)", weights={"t": i64(1, -1)}, batch=1, channel=None, inner=48),
+    case("Flatten (x)", (2, "N", 3), at=2, batch=1, channel=None, inner=3),
     case("Reshape (x, t)", ROWS, at=2, weights={"t": i64(-1, 6)}, inner=5, **TRAIN),
     case("Reshape (x, t)", ("N", 6), weights={"t": i64(1, -1, 6)}, batch=1, channel=2, **TRAIN),
     case("Reshape (x, t)", ("N", 6), weights={"t": i64(-1, 2, 3)}, channel=None),
-    case("Reshape (x, t)", (2, "N", 3), at=2, weights={"t": i64(2, -1, 3)}, batch=1, channel=2, **TRAIN),
+    case(
+        "Reshape (x, t)",
+        (2, "N", 3),
+        at=2,
+        weights={"t": i64(2, -1, 3)},
+        batch=1,
+        channel=2,
+        **TRAIN,
+    ),
     case("Reshape (x, t)", weights={"t": i64(0, 0, 2, -1)}, opset=8, **TRAIN),
     # parts
     case("Concat <axis = 1> (x, z)", static={"z": ("N", 2, 4, 4)}, channel=None),
@@ -120,9 +130,18 @@ LINEAR = [
     case("Gather <axis = 1> (x, p)", weights={"p": i64(2, 0)}, **TRAIN),
     case("Gather <axis = 1> (x, p)", weights={"p": np.array(1)}, channel=None),
     case("Gather <axis = 2> (x, p)", weights={"p": np.array(1)}, **TRAIN),
-    case("Gather <axis = 0> (x, p)", (5, "N", 3), at=2, weights={"p": np.array(1)}, batch=0, **TRAIN),
+    case(
+        "Gather <axis = 0> (x, p)", (5, "N", 3), at=2, weights={"p": np.array(1)}, batch=0, **TRAIN
+    ),
     case("Gather <axis = -1> (x, p)", weights={"p": i64(0, 1, 2, 3).reshape(2, 2)}, **TRAIN),
-    case("Gather <axis = 1> (x, p)", ROWS, at=2, weights={"p": i64(0, 1).reshape(1, 2)}, channel=3, **TRAIN),
+    case(
+        "Gather <axis = 1> (x, p)",
+        ROWS,
+        at=2,
+        weights={"p": i64(0, 1).reshape(1, 2)},
+        channel=3,
+        **TRAIN,
+    ),
     case("Slice (x, s, e, a)", weights={"s": i64(1), "e": i64(3), "a": i64(1)}, **TRAIN),
     case("Slice (x, s, e)", weights={"s": i64(0, 1), "e": i64(2**40, 3)}, **TRAIN),
     case("Slice <starts = [1], ends = [9], axes = [3]> (x)", opset=9, **TRAIN),
@@ -154,7 +173,9 @@ LINEAR = [
 POOLS = [
     case(f"MaxPool {PADDED} (x)", **TRAIN),
     case(f"MaxPool {POOL} (x)", opset=8, **TRAIN),
-    case("MaxPool <kernel_shape = [2, 2], ceil_mode = 1, dilations = [2, 1]> (x)", opset=12, **TRAIN),
+    case(
+        "MaxPool <kernel_shape = [2, 2], ceil_mode = 1, dilations = [2, 1]> (x)", opset=12, **TRAIN
+    ),
     case(f"MaxPool {POOL} (x)", at=None, **TRAIN),
     case("MaxPool <kernel_shape = [3]> (x)", ("N", 3, 6), opset=26, **TRAIN),
     case("GlobalMaxPool (x)", **TRAIN),

@@ -1,0 +1,166 @@
+"""What cannot be placed in time is refused, with a reason and what would help."""
+
+import re
+
+import pytest
+
+from graphpass.timeflow import Kind, Refusal
+
+
+def ones(count):
+    return "{" + ",".join(["1"] * count) + "}"
+
+
+WEIGHTS = (
+    f"float[2,3,4,4] two = {ones(96)}, float[2,6,7] stack = {ones(84)},"
+    f" float[48,7] g = {ones(336)},"
+    " float[3,3,1,1] k = {1,2,3,4,5,6,7,8,9}, float[3] ones = {1,1,1},"
+    " int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] end = {2}, int64[2] flat = {3, -1},"
+    " int64[3] features = {16, -1, 3}, int64[8] pads = {1,0,0,0,0,0,0,0}, int64 first = {0},"
+    " float[1,1,4,4] two_sided = {1,-1,2,-2,1,-1,2,-2,1,-1,2,-2,1,-1,2,-2},"
+    " int64[1] big = {9223372036854775807}, float[3,2] w = {1,2,3,4,5,6}"
+)
+
+# neurons r and q on an image, or s on rows; n follows, so that there is no tail
+REFUSED = [
+    ("y = MaxPool <kernel_shape = [2,2]> (c)", "maximum of currents", "activation between"),
+    ("y = GlobalMaxPool (c)", "maximum of currents", "activation between"),
+    (
+        "y, i = MaxPool <kernel_shape = [2,2]> (r) j = Cast <to = 1> (i) o = Add (y, j)",
+        "Indices",
+        "indices",
+    ),
+    ("d = Mul (r, two_sided) y = MaxPool <kernel_shape = [2,2]> (d)", "maximum", "activation"),
+    ("d = Add (r, q) y = MaxPool <kernel_shape = [2,2]> (d)", "maximum", "activation"),
+    ("d = Concat <axis = 2> (r, q) y = MaxPool <kernel_shape = [2,2]> (d)", "maximum", "act"),
+    ("d = Sub (r, q) y = GlobalMaxPool (d)", "maximum", "activation"),
+    (
+        "t = Transpose <perm = [0,2,1,3]> (v) y = MaxPool <kernel_shape = [2,2]> (t)",
+        "over channels",
+        "transpose the channels",
+    ),
+    ("y = Mul (r, q)", "both vary in time", "keep one side analog"),
+    ("y = Mul (r, r)", "both vary in time", "keep one side analog"),
+    ("y = MatMul (r, q)", "both vary in time", "keep one side analog"),
+    ("y = Div (x, r)", "divides by a tensor that varies", "behind the last neuron"),
+    ("y = Div (r, q)", "divides by a tensor that varies", "behind the last neuron"),
+    ("y = Add (r, two)", "literal size 2 on the batch axis", "symbolic batch"),
+    ("y = MatMul (s, stack)", "literal size 2 on the batch axis", "symbolic batch"),
+    ("t = Transpose <perm = [1,0,2,3]> (x) y = Add (r, t)", "different axes", "transpose"),
+    (
+        "t = Transpose <perm = [1,0,2,3]> (x) y = Concat <axis = 2> (r, t)",
+        "different axes",
+        "transpose",
+    ),
+    ("y = Reshape (r, flat)", "literal batch size or splits", "-1 or 0"),
+    (
+        "t = Transpose <perm = [1,0,2,3]> (r) y = Reshape (t, features)",
+        "does not keep the batch",
+        "-1 or 0",
+    ),
+    (
+        "t = Transpose <perm = [1,0,2,3]> (r) y = Flatten <axis = 2> (t)",
+        "in front of the batch",
+        "transpose the batch",
+    ),
+    (
+        "h = Shape (x) t = Slice (h, at0, end) e = Concat <axis = 0> (t, end) y = Reshape (r, e)",
+        "not constant",
+        "constant shapes",
+    ),
+    (
+        "h = Shape (r) e = Abs (h) y = Reshape (r, e)",
+        "depends on a tensor that varies|not linear",
+        "constant|keep",
+    ),
+    ("y = ReduceMean <axes = [0]> (r)", "mixes samples", "remove it"),
+    ("y = ReduceMean (r)", "mixes samples", "remove it"),
+    ("y = ReduceSum (r, at0)", "mixes samples", "remove it"),
+    ("y = Concat <axis = 0> (r, q)", "mixes samples", "remove it"),
+    ("y = Concat <axis = 1> (r, two)", "literal batch size", "symbolic batch"),
+    ("y = Slice (r, at0, end, at0)", "mixes samples", "remove it"),
+    ("y = Slice (r, at1, big, at0)", "mixes samples", "remove it"),
+    ("y = Gather <axis = 0> (r, first)", "mixes samples", "remove it"),
+    ("y, z = Split <axis = 0> (r)", "mixes samples", "remove it"),
+    ("y = Pad (r, pads)", "mixes samples", "remove it"),
+    ("y = Squeeze (r, at0)", "mixes samples", "remove it"),
+    ("t = Transpose <perm = [1,0,2,3]> (r) y = Conv (t, k)", "another axis than 0", "transpose"),
+    (
+        "t = Transpose <perm = [1,0,2,3]> (r) y = GlobalAveragePool (t)",
+        "another axis than 0",
+        "transpose",
+    ),
+    ("t = Transpose <perm = [1,2,3,0]> (r) y = MatMul (t, w)", "sums over the batch", "mixes"),
+    ("f = Flatten (r) t = Transpose (f) y = Gemm (t, g)", "sums over the batch", "mixes"),
+    ("f = Flatten (r) y = Gemm (g, f)", "weights or the bias of a Gemm vary", "first input"),
+    ("y = Conv (x, v3)", "weights of a convolution vary", "first input"),
+    ("i = Cast <to = 7> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
+    ("i = Cast <to = 9> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
+    ("i = Cast <to = 7> (r) y = Gather <axis = 0> (ones, i)", "cast", "remove"),
+    ("y = Sigmoid (r)", "not linear", "keep the activations before it"),
+    ("y = Softmax <axis = 1> (r)", "not linear", "keep the activations before it"),
+    ("y = LeakyRelu (c)", "not linear", "keep the activations before it"),
+    ("y = Exp (r)", "not linear", "keep the activations before it"),
+    ("y = Max (r, q)", "not linear", "keep the activations before it"),
+    ("y = Floor (c)", "not linear", "keep the activations before it"),
+    (
+        "y, m, u = BatchNormalization <training_mode = 1> (r, ones, ones, ones, ones)",
+        "training mode",
+        "evaluation mode",
+    ),
+    ("y = Squeeze (r, a)", "not constant", "constant shapes and axes"),
+    ("y = Slice (r, a, end, at1)", "not constant", "constant shapes and axes"),
+    ("y = Slice (r, at0, end, a)", "not constant", "constant shapes and axes"),
+    ("y = Pad (r, p)", "not constant", "constant shapes and axes"),
+    ("y = Gather <axis = 1> (r, a)", "not constant", "constant shapes and axes"),
+    ("y = ReduceSum (r, a)", "not constant", "constant shapes and axes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "remedy"), REFUSED, ids=[body.replace(" ", "") for body, _, _ in REFUSED]
+)
+def test_refusal_names_node_reason_and_remedy(bench, body, reason, remedy):
+    flow = bench.infer(net(body), ["r", "q", "s", "v", "v3", "n"])
+    assert flow.refused, "nothing was refused"
+    first = flow.refused[0]
+    assert isinstance(first.refusal, Refusal)
+    assert re.search(reason, first.refusal.reason), first
+    assert re.search(remedy, first.refusal.remedy), first
+    assert str(first).startswith(f"{first.node.op} node '{first.node.outputs[0].name}' ")
+    assert first.refusal.reason in str(first)
+    assert first.refusal.remedy in str(first)
+
+
+def net(body):
+    last = "o" if " o = " in body else "y"
+    return (
+        "g (float[N,3,4,4] x, float[N,5,6] z, int64[1] a, int64[8] p, float[N,3,1,1] e)"
+        f" => (float n) <{WEIGHTS}> {{"
+        " f0 = Conv (x, k) r = Relu (f0) f1 = Neg (f0) q = Relu (f1) c = Conv (r, k)"
+        " s0 = Identity (z) s = Relu (s0) v0 = Conv (x, k) v = Relu (v0)"
+        f" e0 = Neg (e) v3 = Relu (e0) {body} n = Relu ({last}) }}"
+    )
+
+
+def test_one_cause_gives_one_refusal(bench):
+    flow = bench.infer(net("d = Sigmoid (r) b = Neg (d) h = Conv (b, k) y = Tanh (h)"), ["r", "n"])
+    assert [refused.node.op for refused in flow.refused] == ["Sigmoid"]
+
+
+def test_every_cause_is_listed_in_order(bench):
+    body = "d = Sigmoid (r) h = Mul (c, r) b = Add (d, h) y = Conv (b, k)"
+    flow = bench.infer(net(body), ["r", "n"])
+    assert [refused.node.op for refused in flow.refused] == ["Sigmoid", "Mul"]
+
+
+def test_operator_of_another_domain_has_no_rule(bench):
+    # A rule is for the standard operator of that name.
+    flow = bench.infer(net("y = other.Neg (r)"), ["r", "n"])
+    assert flow.refused[0].node.op == "Neg"
+
+
+def test_what_does_not_vary_is_never_refused(bench):
+    flow = bench.infer(net("d = Sigmoid (x) m = Mul (d, d) b = Softmax (m) y = Conv (b, k)"), ["n"])
+    assert flow.refused == []
+    assert flow.types["b"].kind is Kind.STATIC
