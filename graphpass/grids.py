@@ -50,11 +50,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Grid:
-    """real = scale * (level - zero), with levels 0..top."""
+    """real = scale * (level - zero).
+
+    Attributes:
+        scale: step between levels.
+        zero: the level of 0.
+        top: the largest count; None for currents, which fill all 256 levels.
+    """
 
     scale: float = 1.0
     zero: int = 0
-    top: int = TOP
+    top: int | None = None
 
     @classmethod
     def over(cls, span: Span) -> Grid:
@@ -243,10 +249,12 @@ def _useful_nodes(model: Model) -> set[int]:
     return useful
 
 
-def weight_limit(top: int) -> int:
-    """The largest weight for inputs of 0..top.
+def weight_limit(top: int | None) -> int:
+    """The largest weight for counts 0..top, or for currents (None).
 
     CPUs without VNNI add two products in 16 bits, which must not saturate: 127 up to
-    inputs of 129, 64 (seven bits) for inputs of 255.
+    counts of 129, 64 (seven bits) for counts of 255. Currents keep 8 bits, since they seldom
+    come near their ends and 7 bits cost accuracy; `graphpass_runtime` tells ONNX Runtime
+    to take a slower, wider kernel on such CPUs.
     """
-    return min(127, 32767 // (2 * top))
+    return 127 if top is None else min(127, 32767 // (2 * top))

@@ -128,7 +128,12 @@ class Matcher:
             total = MomentSums()
             total.add(*moments[name])
             wanted = total.moments()
-            values = (neuron.threshold, neuron.amplitude, wanted.mean, wanted.spread)
+            values: tuple[NDArray[Any], ...] = (
+                neuron.threshold,
+                neuron.amplitude,
+                wanted.mean,
+                wanted.spread,
+            )
             for key, array in zip(_inputs(name), values, strict=True):
                 fed[key] = array.astype(np.float32)
         return fed

@@ -46,7 +46,8 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
     product = (histogram.counts * values * counts).sum(axis=1) * histogram.bound
     square = (histogram.counts * counts**2).sum(axis=1)
     regular = share * histogram.bound / levels
-    return np.divide(product, square, out=regular, where=square > 0)
+    amplitudes: Vector = np.divide(product, square, out=regular, where=square > 0)
+    return amplitudes
 
 
 def _left(histogram: Histogram, levels: int) -> Vector:

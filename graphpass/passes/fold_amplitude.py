@@ -118,9 +118,10 @@ def _cut_or_padded(product: _Product, reader: gs.Node) -> Vector | None:
         along = range(rank) if axes is None else [int(a) % rank for a in axes]
         return None if axis in along else product.factor
     value = editing.scalar(editing.present(reader.inputs, 2)) or 0.0
-    if reader.attrs.get("mode", "constant") != "constant" or value or len(known[0]) != 2 * rank:
+    pads = np.asarray(known[0])
+    if reader.attrs.get("mode", "constant") != "constant" or value or len(pads) != 2 * rank:
         return None
-    around = (int(known[0][axis]), int(known[0][axis + rank]))
+    around = (int(pads[axis]), int(pads[axis + rank]))
     if min(around) < 0 or editing.present(reader.inputs, 3) is not None:
         return None
     return np.pad(product.factor, around, constant_values=1.0)

@@ -90,7 +90,8 @@ def _axes(node: gs.Node, a: list[Any]) -> tuple[int, ...]:
 
 def _squeeze(node: gs.Node, a: list[Any]) -> Symbolic:
     given = "axes" in node.attrs or len(a) > 1
-    return np.squeeze(a[0], _axes(node, a) if given else None)
+    squeezed: Symbolic = np.squeeze(a[0], _axes(node, a) if given else None)
+    return squeezed
 
 
 def _product(x: Any, y: Any) -> Any:

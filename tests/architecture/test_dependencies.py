@@ -274,7 +274,7 @@ def test_relative_import_in_a_package_is_anchored_at_the_package():
 @pytest.mark.parametrize(
     ("name", "source", "problems"),
     [
-        ("graphpass.cli", "def demo():\n    from graphpass_models import lenet", 0),
+        ("graphpass.commands.demo", "def demo():\n    from graphpass_models import lenet", 0),
         ("graphpass.cli", "from graphpass_models import lenet", 1),
         ("graphpass.pipeline", "def f():\n    import graphpass_models", 1),
     ],

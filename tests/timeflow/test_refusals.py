@@ -18,7 +18,8 @@ WEIGHTS = (
     " int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] end = {2}, int64[2] flat = {3, -1},"
     " int64[3] features = {16, -1, 3}, int64[8] pads = {1,0,0,0,0,0,0,0}, int64 first = {0},"
     " float[1,1,4,4] two_sided = {1,-1,2,-2,1,-1,2,-2,1,-1,2,-2,1,-1,2,-2},"
-    " int64[1] big = {9223372036854775807}, float[3,2] w = {1,2,3,4,5,6}"
+    " int64[1] big = {9223372036854775807}, float[3,2] w = {1,2,3,4,5,6},"
+    " int64[0] nothing = {}, int64[4] mixed = {0, 4, 3, 4}"
 )
 
 # neurons r and q on an image, or s on rows; n follows, so that there is no tail
@@ -75,6 +76,8 @@ REFUSED = [
     ),
     ("y = ReduceMean <axes = [0]> (r)", "mixes samples", "remove it"),
     ("y = ReduceMean (r)", "mixes samples", "remove it"),
+    ("y = ReduceSum (r, nothing)", "mixes samples", "remove it"),
+    ("d = Reshape (v, mixed) y = MaxPool <kernel_shape = [2,2]> (d)", "maximum", "activation"),
     ("y = ReduceSum (r, at0)", "mixes samples", "remove it"),
     ("y = Concat <axis = 0> (r, q)", "mixes samples", "remove it"),
     ("y = Concat <axis = 1> (r, two)", "literal batch size", "symbolic batch"),

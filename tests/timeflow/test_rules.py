@@ -166,6 +166,7 @@ LINEAR = [
     case("ReduceMean <noop_with_empty_axes = 1> (x)", opset=18, **TRAIN),
     case("ReduceSum (x, a)", weights={"a": i64(-1)}, opset=13),
     case("ReduceSum <axes = [1]> (x)", opset=11, channel=None),
+    case("ReduceSum <noop_with_empty_axes = 1> (x, a)", weights={"a": i64()}, opset=13, **TRAIN),
     case("ReduceSum <keepdims = 0> (x, a)", (2, "N", 3), at=2, weights={"a": i64(0)}),
 ]
 
