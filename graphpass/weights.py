@@ -32,12 +32,14 @@ def scale_outputs(model: Model, layer: gs.Node, gain: Vector, offset: Vector) ->
 
     Returns:
         False, and nothing changed, when the layer cannot take it: another operator,
-        weights that are not constant, an offset for a MatMul.
+        weights that are not constant, another number of channels, an offset for a MatMul.
     """
     weight, bias = _constants(layer)
     if weight is None or bias is None or (layer.op == "MatMul" and np.any(offset)):
         return False
     channels = _output_channels(layer, weight)
+    if gain.size not in (1, channels):
+        return False
     gain, offset = np.broadcast_to(gain, channels), np.broadcast_to(offset, channels)
     name = layer.outputs[0].name
     scaled = (weight * _along_outputs(layer, weight, gain)).astype(weight.dtype)

@@ -98,7 +98,8 @@ class Matcher:
             for name, expected in zip(self._outputs, trial.outputs, strict=True):
                 error += float(np.square(found[name] - expected, dtype=np.float64).sum())
                 energy += float(np.square(expected, dtype=np.float64).sum())
-        return error / max(energy, _TINY)
+        share = error / max(energy, _TINY)
+        return share if np.isfinite(share) else np.inf
 
     def match(
         self,

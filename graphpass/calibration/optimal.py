@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +41,8 @@ class Summary:
 
     Attributes:
         blend: see `BLENDS`.
-        errors: relative squared error of the output for every blend.
+        errors: relative squared error of the output for every blend; left out where it
+            overflowed.
         samples: images used.
         passes: cost in passes over the images, trials counted by their share.
     """
@@ -89,13 +91,13 @@ def calibrate(
         candidates = _neurons(seen, shares, blend)
         errors[blend] = matcher.output_error(candidates, seen.trials)
         advance(seen.kept)
-    best = min(BLENDS, key=lambda blend: errors[blend])
+    best = min(reversed(BLENDS), key=lambda blend: errors[blend])
     chosen = _neurons(seen, shares, best)
     advance = progress("matching currents", data.samples)
     moments = matcher.match(chosen, _paired(data, batch, seen, advance))
     summary = Summary(
         best,
-        {str(blend): float(f"{error:.4g}") for blend, error in errors.items()},
+        {str(b): float(f"{e:.4g}") for b, e in errors.items() if math.isfinite(e)},
         seen.samples,
         round(2 + len(BLENDS) * seen.kept / max(1, seen.samples), 2),
     )
@@ -120,11 +122,14 @@ def _frozen(neuron: Neuron, wanted: Moments, own: Moments) -> Neuron:
     T (z' ) / theta = T (z + wanted/gain - mean) / (theta/gain).
     """
     gain = matching.gain(wanted, own)
-    shift = wanted.mean / gain - own.mean
+    threshold = (neuron.threshold / gain).astype(np.float32)
+    shift = (wanted.mean / gain - own.mean).astype(np.float32)
+    # Currents whose squares overflow float32 have no spread to match.
+    known = np.isfinite(threshold) & np.isfinite(shift)
     return replace(
         neuron,
-        threshold=(neuron.threshold / gain).astype(np.float32),
-        shift=shift.astype(np.float32),
+        threshold=np.where(known, threshold, neuron.threshold),
+        shift=np.where(known, shift, np.float32(0)),
     )
 
 

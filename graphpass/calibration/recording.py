@@ -121,7 +121,9 @@ def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
             channel_axis=neuron.channel_axis,
             opset=model.opset,
         )
-        nodes += _subsample(pooled, _sample(name), shapes[name], neuron.channel_axis)
+        pool = statistics.pool_behind(proto, name)
+        shape = shapes[name if pool is None else pool.output[0]]
+        nodes += _subsample(pooled, _sample(name), shape, neuron.channel_axis)
         for output in statistics.moment_names(name):
             statistics.add_output(proto, output)
         proto.graph.output.append(

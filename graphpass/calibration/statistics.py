@@ -68,6 +68,15 @@ def moments(
     ]
 
 
+def pool_behind(proto: onnx.ModelProto, output: str) -> onnx.NodeProto | None:
+    """The MaxPool that is all that reads a neuron's output, if there is one."""
+    readers = [node for node in proto.graph.node if output in node.input]
+    is_output = any(value.name == output for value in proto.graph.output)
+    if len(readers) != 1 or is_output or readers[0].op_type != "MaxPool":
+        return None
+    return readers[0]
+
+
 def pooled_like(
     proto: onnx.ModelProto, output: str, current: str
 ) -> tuple[str, list[onnx.NodeProto]]:
@@ -75,12 +84,11 @@ def pooled_like(
 
     Then the pooled current is what matters: its distribution has fewer small values.
     """
-    readers = [node for node in proto.graph.node if output in node.input]
-    is_output = any(value.name == output for value in proto.graph.output)
-    if len(readers) != 1 or is_output or readers[0].op_type != "MaxPool":
+    behind = pool_behind(proto, output)
+    if behind is None:
         return current, []
     pool = onnx.NodeProto()
-    pool.CopyFrom(readers[0])
+    pool.CopyFrom(behind)
     pool.input[0], pool.output[0], pool.name = current, f"{output}/pooled_current", ""
     return pool.output[0], [pool]
 

@@ -41,7 +41,9 @@ def _try_move(model: Model, pool: gs.Node) -> bool:
     if (neuron.amplitude <= 0).any():
         return False
     pooled = pool.outputs[0]
-    current = gs.Variable(f"{active.name}/pooled_current", active.dtype, pooled.shape)
+    current = gs.Variable(
+        editing.fresh_name(model, f"{active.name}/pooled_current"), active.dtype, pooled.shape
+    )
     pool.inputs[0] = node.inputs[0]
     pool.outputs = [current]
     node.inputs[0] = current

@@ -59,7 +59,12 @@ def test_demo(digits: Digits, tmp_path: Path, bare_run) -> None:
     assert np.mean(answers["snn"] == answers["ann"]) == snns[-1].agreement
     # All training digits and none of the held-out ones, for thresholds and for calibration.
     titles = [title for title, _, _ in progress.told]
-    assert titles == ["recording thresholds", "calibrating"] * len(STEPS)
+    assert titles == [
+        "recording thresholds",
+        "recording currents",
+        "choosing thresholds",
+        "matching currents",
+    ] * len(STEPS)
     assert {(total, done) for _, total, done in progress.told} == {(1297, 1297)}
 
 
