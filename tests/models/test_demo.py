@@ -65,7 +65,8 @@ def test_demo(digits: Digits, tmp_path: Path, bare_run) -> None:
         "choosing thresholds",
         "matching currents",
     ] * len(STEPS)
-    assert {(total, done) for _, total, done in progress.told} == {(1297, 1297)}
+    passes = {(total, done) for title, total, done in progress.told if "choosing" not in title}
+    assert passes == {(1297, 1297)}
 
 
 def test_rows_as_json(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Histograms: what numpy counts, whatever the order and the sharding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphpass.calibration.histogram import BINS, Histogram
+
+
+@pytest.fixture
+def currents() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.normal(0, 1, (40, 3, 5, 5)).astype(np.float32)
+
+
+def test_counts_are_those_of_numpy_for_positive_currents(currents):
+    bound = currents.max(axis=(0, 2, 3))
+    found = Histogram.empty(bound).add(currents, channel_axis=1)
+    for channel in range(3):
+        values = currents[:, channel].astype(np.float64)
+        wanted, _ = np.histogram(values[values > 0], bins=BINS, range=(0, bound[channel]))
+        # Values on an edge between two bins may fall on either side in float32.
+        assert np.abs(np.cumsum(found.counts[channel]) - np.cumsum(wanted)).max() <= 1
+        assert found.counts[channel].sum() == (values > 0).sum()
+
+
+def test_larger_currents_are_counted_in_the_last_bin():
+    found = Histogram.empty(np.ones(1, np.float32)).add(np.full((2, 4), 7.0, np.float32), None)
+    assert found.counts[0, -1] == 8
+
+
+def test_merging_shards_in_any_order_gives_the_same_counts(currents):
+    empty = Histogram.empty(np.full(3, 2.0, np.float32))
+    whole = empty.add(currents, 1)
+    first, second = empty.add(currents[:13], 1), empty.add(currents[13:], 1)
+    assert np.array_equal(first.merge(second).counts, whole.counts)
+    assert np.array_equal(second.merge(first).counts, whole.counts)
+
+
+def test_memory_does_not_depend_on_the_number_of_images(currents):
+    once = Histogram.empty(np.full(3, 2.0, np.float32)).add(currents, 1)
+    often = once.add(currents, 1).add(currents, 1)
+    assert often.counts.nbytes == once.counts.nbytes

@@ -1,0 +1,65 @@
+"""The default calibration on a real small network: better than the others, and repeatable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphpass import Session, convert
+from graphpass_models.digits import INPUT_NAME, digits_model_path, load_digits
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[dict[str, np.ndarray]]:
+    images = load_digits().train_images[:640]
+    return [{INPUT_NAME: images[start : start + 32]} for start in range(0, 640, 32)]
+
+
+def _error(snn: Path) -> float:
+    """Relative error of the outputs on held-out digits."""
+    images = load_digits().test_images[:200]
+    wanted, found = (
+        next(iter(Session(path).run({INPUT_NAME: images}).values()))
+        for path in (digits_model_path(), snn)
+    )
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_output_is_closer_to_the_ann_than_with_any_other_rule(steps, batches, tmp_path):
+    errors = {}
+    for rule in ("optimal", "paper", "none"):
+        output = tmp_path / f"{rule}.onnx"
+        convert(
+            digits_model_path(), output, steps=steps, data=batches, calibrate=rule, form="counts"
+        )
+        errors[rule] = _error(output)
+    assert errors["optimal"] < min(errors["paper"], errors["none"])
+
+
+def test_with_many_steps_hardly_anything_is_left_to_correct(batches, tmp_path):
+    output = tmp_path / "snn.onnx"
+    result = convert(digits_model_path(), output, steps=256, data=batches, form="counts")
+    for neuron in result.record.neurons:
+        assert np.abs(neuron.shift).max() < 0.01 * neuron.threshold.max()
+    assert _error(output) < 0.01
+
+
+def test_same_data_same_bytes(batches, tmp_path):
+    outputs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for output in outputs:
+        convert(digits_model_path(), output, steps=4, data=batches, threads=1)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_summary_says_what_was_chosen_and_what_it_cost(batches, tmp_path):
+    result = convert(digits_model_path(), tmp_path / "snn.onnx", steps=4, data=batches)
+    summary = result.record.calibration
+    assert summary["rule"] == "optimal"
+    assert summary["samples"] == 640
+    assert summary["errors"][str(summary["blend"])] == min(summary["errors"].values())
+    assert 2.0 < summary["passes"] <= 4.0
