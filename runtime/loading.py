@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graphpass_runtime.cpu import saturates
 from graphpass_runtime.errors import ModelError, OptionError, ProviderError
 from graphpass_runtime.extra_outputs import extra_outputs_suffix
 from graphpass_runtime.feeds import TensorSpec
@@ -124,8 +125,8 @@ class ModelSource:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         options.log_severity_level = _SILENT
-        # Without VNNI, products of 8 bits may saturate in 16: a wider kernel is taken then.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if saturates():  # a wider kernel, less than half as fast
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         if not self.spinning:
