@@ -20,13 +20,13 @@ from shared_models import MODELS, SharedModel, shared_folder
 from graphpass import Session, convert, evaluate
 from graphpass_runtime.model_data import open_model_data
 
-RULES = ("none", "paper")
+RULES = ("none", "paper", "optimal")
 
 
 @click.command()
 @click.option("--shared", type=click.Path(), help="Folder of the shared data.")
 @click.option("--models", default="", help="Only models whose names contain one of A,B,...")
-@click.option("--steps", default="4,8,16,32", show_default=True, help="Values of T.")
+@click.option("--steps", default="2,4,8,16,32", show_default=True, help="Values of T.")
 @click.option("--rules", default=",".join(RULES), show_default=True, help="Calibration rules.")
 def main(shared: str | None, models: str, steps: str, rules: str) -> None:
     """Print the table, a row as soon as it is measured."""
