@@ -27,22 +27,28 @@ RULES = ("none", "paper", "optimal")
 @click.option("--shared", type=click.Path(), help="Folder of the shared data.")
 @click.option("--models", default="", help="Only models whose names contain one of A,B,...")
 @click.option("--steps", default="2,4,8,16,32", show_default=True, help="Values of T.")
+@click.option("--samples", default=1000, show_default=True, help="Calibration images at most.")
 @click.option("--rules", default=",".join(RULES), show_default=True, help="Calibration rules.")
-def main(shared: str | None, models: str, steps: str, rules: str) -> None:
+def main(shared: str | None, models: str, steps: str, samples: int, rules: str) -> None:
     """Print the table, a row as soon as it is measured."""
     folder = shared_folder(shared)
     times = [int(value) for value in steps.split(",")]
-    print(f"onnxruntime {onnxruntime.__version__}, CPU {platform.machine()}, accuracy in %\n")
+    print(
+        f"onnxruntime {onnxruntime.__version__}, CPU {platform.machine()}, accuracy in %,"
+        f" at most {samples} calibration images\n"
+    )
     print("| model | rule | ANN | " + " | ".join(f"T={t}" for t in times) + " |")
     print("|---" * (3 + len(times)) + "|", flush=True)
     for model in MODELS:
         if any(part in model.name for part in models.split(",")):
             for rule in rules.split(","):
-                for row in _rows(model, folder, times, rule):
+                for row in _rows(model, folder, times, rule, samples):
                     print(row, flush=True)
 
 
-def _rows(model: SharedModel, folder: Path, times: list[int], rule: str) -> Iterator[str]:
+def _rows(
+    model: SharedModel, folder: Path, times: list[int], rule: str, samples: int
+) -> Iterator[str]:
     ann, calibration, _ = model.paths(folder)
     cells = [model.name, rule, _accuracy(ann, model, folder)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +60,8 @@ def _rows(model: SharedModel, folder: Path, times: list[int], rule: str) -> Iter
                 snn,
                 steps=steps,
                 data=calibration,
-                calib_batch=model.calib_batch,
+                samples=samples,
+                calib_batch=model.calib_batch if rule == "paper" else None,
                 passes=model.passes,
                 calibrate=rule,
                 form="counts",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from graphpass import stages
-from graphpass.calibration.rules import RULES, Measuring
-from graphpass.calibration.thresholds import Progress
+from graphpass.calibration.measuring import Measuring, Progress
+from graphpass.calibration.rules import RULES
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass.model import Model, load, save, to_bytes
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan

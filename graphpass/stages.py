@@ -9,8 +9,9 @@ from typing import Any
 
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
+from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_ranges
-from graphpass.calibration.rules import RULES, Measuring
+from graphpass.calibration.rules import RULES
 from graphpass.calibration.thresholds import record_maximum
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass.grids import find_grids, measurable
@@ -58,15 +59,7 @@ def bound(model: Model, plan: Plan, measuring: Measuring | None) -> None:
     maxima = {}
     if unknown:
         assert measuring is not None, "convert() asks for data first"
-        maxima = record_maximum(
-            model,
-            unknown,
-            plan.flow,
-            measuring.data,
-            batch=measuring.batch,
-            open_session=measuring.open_session,
-            progress=measuring.progress,
-        )
+        maxima = record_maximum(model, unknown, plan.flow, measuring)
     run_all(model, [BoundActivations(plan.converted, plan.flow, maxima)])
     verdicts = tuple(verdict.to_json() for verdict in plan.activations)
     model.note(stage=Stage.CLIP, activations=verdicts)
@@ -131,16 +124,7 @@ def without_range(model: Model, form: str) -> list[str]:
 def record_current_ranges(model: Model, form: str, measuring: Measuring) -> None:
     """Measure the currents that the form rounds, in the network that it rounds them in."""
     counting = _counting(model, form)
-    names = measurable(counting)
-    ranges = record_ranges(
-        counting,
-        names,
-        measuring.data,
-        batch=measuring.batch,
-        open_session=measuring.open_session,
-        progress=measuring.progress,
-    )
-    model.note(ranges=ranges)
+    model.note(ranges=record_ranges(counting, measurable(counting), measuring))
 
 
 def _counting(model: Model, form: str) -> Model:

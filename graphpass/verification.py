@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
-from graphpass.calibration.thresholds import Progress
+from graphpass.calibration.measuring import Progress
 from graphpass.instrument import Instrumented, Reading, spiking_record
 from graphpass.model import Model, load
 from graphpass.neurons import Carrier, Neuron, daqcfs

@@ -21,8 +21,8 @@ from onnx import helper
 
 from graphpass import dialect
 from graphpass.calibration import statistics
+from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.reference import ranks_of
-from graphpass.calibration.thresholds import OpenSession
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
 
@@ -83,11 +83,10 @@ def gain(wanted: Moments, own: Moments) -> Vector:
 class Matcher:
     """The calibration graph and a session on it; parameters are fed, statistics come back."""
 
-    def __init__(
-        self, model: Model, neurons: Mapping[str, Neuron], open_session: OpenSession
-    ) -> None:
+    def __init__(self, model: Model, neurons: Mapping[str, Neuron], measuring: Measuring) -> None:
         self._outputs = [tensor.name for tensor in model.graph.outputs]
-        self._session = open_session(_matching_net(model, neurons).SerializeToString())
+        net = _matching_net(model, neurons)
+        self._session = measuring.open_session(net.SerializeToString())
 
     def output_error(self, neurons: Mapping[str, Neuron], trials: Iterable[Trial]) -> float:
         """Squared error of the outputs relative to the reference's, over all trials."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,85 +23,50 @@ from numpy.typing import NDArray
 
 from graphpass.calibration import matching, recording, threshold_rules
 from graphpass.calibration.matching import Moments
+from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.recording import Recording
 from graphpass.calibration.threshold_rules import Vector
-from graphpass.calibration.thresholds import Advance, OpenSession, Progress
 from graphpass.model import Model
 from graphpass.neurons import Neuron
-from graphpass_runtime.data import Dataset
 
 # 0 is the threshold of least squared error, 1 the maximum; in between, geometrically.
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRIAL_SAMPLES = 64  # images that the blend is chosen on
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What was chosen, and what it cost.
-
-    Attributes:
-        blend: see `BLENDS`.
-        errors: relative squared error of the output for every blend; left out where it
-            overflowed.
-        samples: images used.
-        passes: cost in passes over the images, trials counted by their share.
-    """
-
-    blend: float
-    errors: dict[str, float]
-    samples: int
-    passes: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__}
-
-
-def calibrate(
-    model: Model,
-    data: Dataset,
-    *,
-    batch: int,
-    open_session: OpenSession,
-    progress: Progress,
-) -> tuple[tuple[Neuron, ...], Summary]:
+def calibrate(model: Model, measuring: Measuring) -> tuple[tuple[Neuron, ...], dict[str, Any]]:
     """Find threshold, shift and amplitude of every neuron.
 
     Args:
         model: stage 2.
-        data: calibration data, labels unused.
-        batch: samples per batch, statistics of currents are taken per batch.
-        open_session: how to run a graph.
-        progress: told that a pass starts.
+        measuring: data, and how to run a graph; moments of currents are taken per batch.
 
     Returns:
-        The neurons, and a summary.
+        The neurons, and a summary in plain JSON values: the blend that was chosen, the
+        relative squared error of the output for every blend (where it did not overflow),
+        samples, and the cost in passes over them, trials counted by their share.
     """
-    seen = recording.record(
-        model, data, batch=batch, keep=TRIAL_SAMPLES, open_session=open_session, progress=progress
-    )
+    seen = recording.record(model, measuring, TRIAL_SAMPLES)
     shares = {
         name: threshold_rules.squared_error(seen.histograms[name], neuron.levels)
         for name, neuron in seen.neurons.items()
     }
-    matcher = matching.Matcher(model, seen.neurons, open_session)
+    matcher = matching.Matcher(model, seen.neurons, measuring)
     errors: dict[float, float] = {}
-    advance = progress("choosing thresholds", len(BLENDS) * seen.kept)
+    advance = measuring.progress("choosing thresholds", len(BLENDS) * seen.kept)
     for blend in BLENDS:
-        candidates = _neurons(seen, shares, blend)
-        errors[blend] = matcher.output_error(candidates, seen.trials)
+        errors[blend] = matcher.output_error(_neurons(seen, shares, blend), seen.trials)
         advance(seen.kept)
     best = min(reversed(BLENDS), key=lambda blend: errors[blend])
     chosen = _neurons(seen, shares, best)
-    advance = progress("matching currents", data.samples)
-    moments = matcher.match(chosen, _paired(data, batch, seen, advance))
-    summary = Summary(
-        best,
-        {str(b): float(f"{e:.4g}") for b, e in errors.items() if math.isfinite(e)},
-        seen.samples,
-        round(2 + len(BLENDS) * seen.kept / max(1, seen.samples), 2),
-    )
-    return tuple(_frozen(n, *moments[n.name]) for n in chosen.values()), summary
+    moments = matcher.match(chosen, _paired(measuring, seen))
+    return tuple(_frozen(n, *moments[n.name]) for n in chosen.values()), {
+        "batch": measuring.batch,
+        "samples": seen.samples,
+        "blend": best,
+        "errors": {str(b): float(f"{e:.4g}") for b, e in errors.items() if math.isfinite(e)},
+        "passes": round(2 + len(BLENDS) * seen.kept / max(1, seen.samples), 2),
+    }
 
 
 def _neurons(seen: Recording, shares: dict[str, Vector], blend: float) -> dict[str, Neuron]:
@@ -134,10 +99,9 @@ def _frozen(neuron: Neuron, wanted: Moments, own: Moments) -> Neuron:
 
 
 def _paired(
-    data: Dataset, batch: int, seen: Recording, advance: Advance
+    measuring: Measuring, seen: Recording
 ) -> Iterator[tuple[dict[str, NDArray[Any]], matching.RawMoments]]:
     """The batches that the reference's moments were kept for."""
-    for index, step in enumerate(data.batches(batch)):
+    for index, feeds in enumerate(measuring.batches("matching currents")):
         if index in seen.paired:
-            yield step.feeds, seen.paired[index]
-        advance(len(next(iter(step.feeds.values()))))
+            yield feeds, seen.paired[index]

@@ -16,6 +16,7 @@ starts at zero: k batches recover 1 - 0.99^k of a constant error.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,16 +25,15 @@ from onnx import helper
 
 from graphpass import dialect
 from graphpass.calibration import statistics
+from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.reference import (
     currents_of,
     neurons_of,
     ranks_of,
     reference_net,
 )
-from graphpass.calibration.thresholds import OpenSession, Progress
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
-from graphpass_runtime.data import Dataset
 
 MOMENTUM = 0.99
 
@@ -45,48 +45,39 @@ def recovered(batches: int) -> float:
     return 1.0 - MOMENTUM**batches
 
 
-def calibrate(
-    model: Model,
-    data: Dataset,
-    *,
-    batch: int,
-    passes: int,
-    open_session: OpenSession,
-    progress: Progress,
-) -> tuple[tuple[Neuron, ...], int]:
+def calibrate(model: Model, measuring: Measuring) -> tuple[tuple[Neuron, ...], dict[str, Any]]:
     """Find shift and amplitude of every neuron.
 
     Args:
         model: stage 2.
-        data: calibration data, labels unused.
-        batch: samples per batch; a smaller last batch counts like the others.
-        passes: how often the data is gone through.
-        open_session: how to run a graph.
-        progress: told that calibration starts.
+        measuring: data, passes, and how to run a graph; a smaller last batch counts like
+            the others.
 
     Returns:
-        The neurons with shift = psi_DA and amplitude = (theta + phi)/T, and the number
-        of batches that were used.
+        The neurons with shift = psi_DA and amplitude = (theta + phi)/T, and a summary in
+        plain JSON values.
     """
     neurons, ranks = neurons_of(model), ranks_of(model)
-    wanted = open_session(_reference_graph(model, neurons, ranks).SerializeToString())
-    running = open_session(_candidate_graph(model, neurons, ranks).SerializeToString())
+    wanted = measuring.open_session(_reference_graph(model, neurons, ranks).SerializeToString())
+    running = measuring.open_session(_candidate_graph(model, neurons, ranks).SerializeToString())
     state: _State = {}
     for neuron in neurons.values():
         state |= {_psi(neuron): np.zeros(neuron.channels, np.float32)}
         state |= {_phi(neuron): np.zeros(neuron.channels, np.float32)}
     means = [output for n in neurons.values() for output in (_mean_z(n), _mean_y(n))]
-    count = 0
-    total = None if data.samples is None else data.samples * passes
-    advance = progress("calibrating", total)
-    for _ in range(passes):
-        for step in data.batches(batch):
-            targets = wanted.run(step.feeds, means)
-            found = running.run({**step.feeds, **targets, **state}, [_next(k) for k in state])
-            state = {key: found[_next(key)] for key in state}
-            count += 1
-            advance(len(next(iter(step.feeds.values()))))
-    return tuple(_calibrated(neuron, state) for neuron in neurons.values()), count
+    batches = 0
+    for feeds in measuring.batches("calibrating", measuring.passes):
+        targets = wanted.run(feeds, means)
+        found = running.run({**feeds, **targets, **state}, [_next(k) for k in state])
+        state = {key: found[_next(key)] for key in state}
+        batches += 1
+    return tuple(_calibrated(neuron, state) for neuron in neurons.values()), {
+        "samples": measuring.data.samples,
+        "batch": measuring.batch,
+        "passes": measuring.passes,
+        "batches": batches,
+        "recovered": round(recovered(batches), 4),
+    }
 
 
 def _calibrated(neuron: Neuron, state: _State) -> Neuron:

@@ -14,16 +14,15 @@ from onnx import helper
 from graphpass.calibration import statistics
 from graphpass.calibration.histogram import Histogram
 from graphpass.calibration.matching import RawMoments, Trial
+from graphpass.calibration.measuring import Measuring, count
 from graphpass.calibration.reference import (
     currents_of,
     neurons_of,
     ranks_of,
     reference_net,
 )
-from graphpass.calibration.thresholds import OpenSession, Progress
 from graphpass.model import Model
 from graphpass.neurons import Neuron
-from graphpass_runtime.data import Dataset
 
 _POSITIONS = 64  # positions per image and channel that go into a histogram
 _PAIRED = 32  # batches whose moments are kept: memory does not grow with the data
@@ -50,37 +49,24 @@ class Recording:
     samples: int = 0
 
 
-def record(
-    model: Model,
-    data: Dataset,
-    *,
-    batch: int,
-    keep: int,
-    open_session: OpenSession,
-    progress: Progress,
-) -> Recording:
+def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     """Run the reference net once over the data.
 
     Args:
         model: stage 2.
-        data: calibration data.
-        batch: samples per batch.
+        measuring: data, and how to run a graph.
         keep: about so many samples are kept as trials.
-        open_session: how to run a graph.
-        progress: told that the pass starts.
     """
     neurons = neurons_of(model)
     outputs = [tensor.name for tensor in model.graph.outputs]
-    session = open_session(_recording_net(model, neurons).SerializeToString())
+    session = measuring.open_session(_recording_net(model, neurons).SerializeToString())
     names = [name for n in neurons for name in (_sample(n), *statistics.moment_names(n))]
     result = Recording(
         neurons, {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()}
     )
-    stride = _stride(data.samples, batch)
-    advance = progress("recording currents", data.samples)
-    for index, step in enumerate(data.batches(batch)):
-        found = session.run(step.feeds, [*outputs, *names])
-        size = len(next(iter(step.feeds.values())))
+    stride = _stride(measuring.data.samples, measuring.batch)
+    for index, feeds in enumerate(measuring.batches("recording currents")):
+        found = session.run(feeds, [*outputs, *names])
         for name, neuron in neurons.items():
             histogram = result.histograms[name]
             result.histograms[name] = histogram.add(found[_sample(name)], neuron.channel_axis)
@@ -88,11 +74,10 @@ def record(
             moments = {n: _pair(found, n) for n in neurons}
             result.paired[index] = moments
             if result.kept < keep:
-                trial = Trial(step.feeds, [found[key] for key in outputs], moments)
+                trial = Trial(feeds, [found[key] for key in outputs], moments)
                 result.trials.append(trial)
-                result.kept += size
-        result.samples += size
-        advance(size)
+                result.kept += count(feeds)
+        result.samples += count(feeds)
     return result
 
 

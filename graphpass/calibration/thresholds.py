@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from graphpass.calibration import statistics
+from graphpass.calibration.measuring import Measuring
 from graphpass.model import Model, to_proto
 from graphpass.timeflow import TimeFlow
-from graphpass_runtime.data import Dataset
-from graphpass_runtime.session import Session
-
-Advance = Callable[[int], None]  # told the number of samples after each batch
-Progress = Callable[[str, int | None], Advance]  # told what starts, and its number of samples
-OpenSession = Callable[[bytes], Session]
 
 
 def record_maximum(
     model: Model,
     names: Collection[str],
     flow: TimeFlow,
-    data: Dataset,
-    *,
-    batch: int,
-    open_session: OpenSession,
-    progress: Progress,
+    measuring: Measuring,
 ) -> dict[str, NDArray[np.float32]]:
     """Running maximum of each channel over batch and space, in one pass of the ANN.
 
@@ -39,10 +30,7 @@ def record_maximum(
         model: stage 0.
         names: the Relus to record.
         flow: time types, for the channel axes.
-        data: calibration data.
-        batch: samples per run.
-        open_session: how to run a graph.
-        progress: told that the pass starts.
+        measuring: data, and how to run a graph.
 
     Returns:
         Activation name -> float32 ``[C]``, or ``[1]`` where the channel axis is lost.
@@ -62,13 +50,11 @@ def record_maximum(
         )
         statistics.add_output(proto, outputs[name])
     statistics.weave(proto, nodes)
-    session = open_session(proto.SerializeToString())
+    session = measuring.open_session(proto.SerializeToString())
     maxima: dict[str, NDArray[np.float32]] = {}
-    advance = progress("recording thresholds", data.samples)
-    for step in data.batches(batch):
-        found = session.run(step.feeds, list(outputs.values()))
+    for feeds in measuring.batches("recording thresholds"):
+        found = session.run(feeds, list(outputs.values()))
         for name, output in outputs.items():
             seen = maxima.get(name)
             maxima[name] = found[output] if seen is None else np.maximum(seen, found[output])
-        advance(len(next(iter(step.feeds.values()))))
     return maxima

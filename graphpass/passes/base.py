@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
 
 from graphpass import editing
 from graphpass.model import Model, infer_shapes
@@ -48,6 +50,14 @@ class Pass(ABC):
 
     def ensures(self, model: Model) -> None:  # noqa: B027 - most passes promise nothing more
         """Raise when the pass left something undone that it promises."""
+
+
+def until_settled(model: Model, attempt: Callable[[Model, gs.Node], bool]) -> int:
+    """Try every node, again and again, until nothing changes; the number of changes."""
+    changes = 0
+    while any(attempt(model, node) for node in model.graph.nodes):
+        changes += 1
+    return changes
 
 
 def run_all(model: Model, passes: Sequence[Pass]) -> PassResult:

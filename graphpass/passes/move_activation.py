@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
 from graphpass.model import Model
-from graphpass.passes.base import Pass
+from graphpass.passes.base import Pass, until_settled
 
 
 class MoveActivation(Pass):
@@ -19,10 +19,7 @@ class MoveActivation(Pass):
 
     def apply(self, model: Model) -> int:
         """Until nothing moves: pools may follow one another."""
-        count = 0
-        while any(_try_move(model, node) for node in model.graph.nodes):
-            count += 1
-        return count
+        return until_settled(model, _try_move)
 
 
 def _try_move(model: Model, pool: gs.Node) -> bool:

@@ -1,0 +1,48 @@
+"""What every measurement needs: data, and a way to run a graph on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from graphpass_runtime.data import Dataset
+from graphpass_runtime.session import Session
+
+Advance = Callable[[int], None]  # told the number of samples after each batch
+Progress = Callable[[str, int | None], Advance]  # told what starts, and its number of samples
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How to measure.
+
+    Attributes:
+        data: calibration data; labels are not used.
+        batch: samples per batch.
+        passes: how often a rule that depends on it goes through the data.
+        open_session: runs a graph, given as the bytes of an ONNX file.
+        progress: told that a pass starts; what it returns is told the samples of each batch.
+    """
+
+    data: Dataset
+    batch: int
+    passes: int
+    open_session: Callable[[bytes], Session]
+    progress: Progress
+
+    def batches(self, title: str, passes: int = 1) -> Iterator[dict[str, NDArray[Any]]]:
+        """The feeds of every batch, so many times over, with the progress told."""
+        samples = self.data.samples
+        advance = self.progress(title, None if samples is None else samples * passes)
+        for _ in range(passes):
+            for step in self.data.batches(self.batch):
+                yield step.feeds
+                advance(count(step.feeds))
+
+
+def count(feeds: Mapping[str, NDArray[Any]]) -> int:
+    """Samples in a batch."""
+    return len(next(iter(feeds.values())))
