@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from graphpass import stages
-from graphpass.calibration.measuring import Measuring, Progress
+from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.rules import RULES
-from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass.model import Model, load, save, to_bytes
+from graphpass.options import Options
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
 from graphpass_runtime.metadata import FileRecord, Stage
-from graphpass_runtime.model_data import Data, PathLike, find_preprocess, open_model_data
-from graphpass_runtime.preprocess import Preprocess
+from graphpass_runtime.model_data import PathLike, find_preprocess, open_model_data
 from graphpass_runtime.session import Session
 
-CALIBRATIONS = (*RULES, "none")
-FIRST_ACTIVATIONS = ("analog", "spiking")
-PRECISIONS = ("fp32", "fp16")
-METHODS = ("parallel", "qcfs")
-DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
-LARGEST_T = 1024
 _SETTLED = 0.9  # share of a constant error that running means should have recovered
 
 
@@ -64,70 +57,6 @@ class Conversion:
             " constant error (momentum 0.99); more --passes, or a smaller --calib-batch, recover"
             " more"
         )
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to convert; see `convert` for the meaning of each."""
-
-    steps: int | None = None
-    data: Data | None = None
-    samples: int | None = None
-    calib_batch: int | None = None
-    passes: int = 1
-    preprocess: Preprocess | None = None
-    method: str = "parallel"
-    form: str | None = None
-    serial: str | None = None
-    precision: str = "fp32"
-    calibrate: str = "optimal"
-    first_activation: str = "analog"
-    keep: Collection[str] = ()
-    stages: PathLike | None = None
-    provider: str = "auto"
-    threads: int | None = None
-    progress: Progress = lambda _title, _samples: lambda _done: None
-
-    def check(self) -> None:
-        """Raise OptionError for values that make no sense whatever the model."""
-        if self.steps is not None and not 1 <= self.steps <= LARGEST_T:
-            raise OptionError(f"T = {self.steps} time-steps", remedy=f"use 1 to {LARGEST_T}")
-        for name, value in (("calib-batch", self.calib_batch), ("passes", self.passes)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}", remedy="use 1 or more")
-        for name, text, known in (
-            ("method", self.method, METHODS),
-            ("form", self.form or DEFAULT_FORM, tuple(FORMS)),
-            ("serial", self.serial or DEFAULT_SERIAL_FORM, tuple(SERIAL_FORMS)),
-            ("precision", self.precision, PRECISIONS),
-            ("calibrate", self.calibrate, CALIBRATIONS),
-            ("first-activation", self.first_activation, FIRST_ACTIVATIONS),
-        ):
-            if text not in known:
-                raise OptionError(f"{name} '{text}' is unknown", remedy=f"use {' or '.join(known)}")
-        if self.method == "qcfs" and self.form is not None:
-            raise OptionError(
-                f"form '{self.form}' is one of the parallel method",
-                remedy="with --method qcfs, choose --serial scan or --serial step",
-            )
-        if self.method != "qcfs" and self.serial is not None:
-            raise OptionError(
-                f"serial '{self.serial}' is one of the method qcfs",
-                remedy="add --method qcfs, or choose a --form",
-            )
-
-        if self.precision == "fp16" and self.chosen_form != "counts":
-            raise OptionError(
-                f"form '{self.chosen_form}' is written in fp32 only",
-                remedy="choose --form counts for --precision fp16",
-            )
-
-    @property
-    def chosen_form(self) -> str:
-        """The form of either method."""
-        if self.method == "qcfs":
-            return self.serial or DEFAULT_SERIAL_FORM
-        return self.form or DEFAULT_FORM
 
 
 def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:

@@ -26,7 +26,7 @@ LAYERS = (
     {"cli", "commands"},
     {"__init__"},  # the public API
     {"pipeline", "inspection", "verification", "reports"},
-    {"stages", "instrument"},
+    {"stages", "instrument", "options"},
     {"forms"},
     {"passes", "calibration", "plan"},
     {"charging", "grids"},
