@@ -218,11 +218,12 @@ class _Run:
                 chosen.samples,
             )
         rule = RULES.get(chosen.calibrate, RULES["paper"])
-        batch = chosen.calib_batch or rule.batch
+        batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
         return Measuring(self._data, batch, chosen.passes, self._open_session, chosen.progress)
 
     def _open_session(self, content: bytes) -> Session:
-        return Session(content, provider=self._options.provider, threads=self._options.threads)
+        chosen = self._options
+        return Session(content, provider=chosen.provider, threads=chosen.threads, file_order=True)
 
     def keep_stage(self) -> None:
         """Write the stage file, if a folder was asked for."""

@@ -171,6 +171,14 @@ def unbounded(model: Model, names: Collection[str]) -> list[str]:
     ]
 
 
+def largest_tensor(model: Model) -> int:
+    """Elements per sample of the largest tensor whose size is known."""
+    variables = [t for t in model.graph.tensors().values() if not hasattr(t, "values")]
+    shapes = [tensor.shape[1:] for tensor in variables if tensor.shape]
+    known = [shape for shape in shapes if all(isinstance(size, int) for size in shape)]
+    return max((math.prod(shape) for shape in known), default=1)
+
+
 def lossless(model: Model) -> bool:
     """Is every neuron of stage 2 a QCFS at the levels it was trained with?"""
     assert model.record is not None, "stage 2 has a record"

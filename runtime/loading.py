@@ -50,6 +50,7 @@ class ModelSource:
             and takes the cores from every other.
         tf32: CUDA may round the inputs of fp32 products.
         cuda_graph: runs are recorded and replayed.
+        file_order: nodes run in the order of the file.
     """
 
     model: Path | bytes
@@ -59,6 +60,7 @@ class ModelSource:
     spinning: bool = True
     tf32: bool = False
     cuda_graph: bool = False
+    file_order: bool = False
 
     def __post_init__(self) -> None:
         """Check what ONNX Runtime would not.
@@ -125,6 +127,8 @@ class ModelSource:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         options.log_severity_level = _SILENT
+        if self.file_order:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if saturates():  # a wider kernel, less than half as fast
             options.add_session_config_entry("session.x64quantprecision", "1")
         if self.threads is not None:

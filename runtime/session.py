@@ -55,6 +55,8 @@ class Session:
             it off for sessions that are run in turn, above all to measure them.
         tf32: let CUDA round the inputs of fp32 products: faster, but not the same spikes.
         cuda_graph: record each bound batch and replay it; only through `bind`, on a GPU.
+        file_order: run nodes in the order of the file, not in ONNX Runtime's own: for files
+            that put what reads a large tensor right behind it, to hold few at a time.
 
     Attributes:
         record: what a graphpass file says about itself; None for any other file.
@@ -83,6 +85,7 @@ class Session:
         spinning: bool = True,
         tf32: bool = False,
         cuda_graph: bool = False,
+        file_order: bool = False,
     ) -> None:
         if memory_limit < 1:
             raise OptionError(f"memory limit is {memory_limit} bytes", remedy="give 1 or more")
@@ -95,6 +98,7 @@ class Session:
             spinning,
             tf32,
             cuda_graph,
+            file_order,
         )
         self.where = self._source.where
 

@@ -31,7 +31,7 @@ from graphpass.neurons import Neuron
 
 # 0 is the threshold of least squared error, 1 the maximum; in between, geometrically.
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TRIAL_SAMPLES = 64  # images that the blend is chosen on
+TRIAL_SAMPLES = 32  # images that the blend is chosen on
 
 
 def calibrate(model: Model, measuring: Measuring) -> tuple[tuple[Neuron, ...], dict[str, Any]]:

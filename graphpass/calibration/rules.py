@@ -11,21 +11,33 @@ from graphpass.calibration.measuring import Measuring
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
+_SMALLEST_BATCH = 8
+_ELEMENTS = 1 << 23  # of one tensor of a batch; a calibration graph holds a few such at once
+
 
 @dataclass(frozen=True)
 class Rule:
     """A calibration rule.
 
     Attributes:
-        batch: samples per batch unless the user says otherwise.
+        batch: samples per batch unless the user says otherwise; fewer, but no less than 8,
+            where tensors are large and the result hardly depends on it.
+        fixed: the result does depend on the batch size.
         run: from stage 2 to the neurons and a summary in plain JSON values.
     """
 
     batch: int
+    fixed: bool
     run: Callable[[Model, Measuring], tuple[tuple[Neuron, ...], dict[str, Any]]]
+
+    def batch_for(self, elements: int) -> int:
+        """Samples per batch for a net whose largest tensor has so many elements a sample."""
+        if self.fixed:
+            return self.batch
+        return max(_SMALLEST_BATCH, min(self.batch, _ELEMENTS // max(1, elements)))
 
 
 RULES: dict[str, Rule] = {
-    "optimal": Rule(32, optimal.calibrate),
-    "paper": Rule(10, paper.calibrate),
+    "optimal": Rule(32, fixed=False, run=optimal.calibrate),
+    "paper": Rule(10, fixed=True, run=paper.calibrate),
 }
