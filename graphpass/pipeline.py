@@ -71,7 +71,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             data: calibration data: a path that `graphpass_runtime.data.open_data` reads, or
                 an iterable of input dicts. Needed only where something must be measured.
             samples: use this many samples, spread evenly over the data.
-            calib_batch: samples per calibration batch, by default 32, or 10 with ``paper``,
+            calib_batch: samples per calibration batch, by default up to 32, 10 with ``paper``,
                 which depends on it.
             passes: how often the paper's rule goes through the data.
             preprocess: how images become inputs; by default what the model's metadata or

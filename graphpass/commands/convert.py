@@ -19,7 +19,7 @@ from graphpass.commands import options, output
     "Calibration data: an .npz file or a folder of class folders of images.", required=False
 )
 @options.SAMPLES
-@click.option("--calib-batch", type=int, help="Samples per batch: 32, or 10 with paper.")
+@click.option("--calib-batch", type=int, help="Samples per batch: 10 with paper, else up to 32.")
 @click.option("--passes", type=int, default=1, show_default=True, help="Passes, with paper.")
 @options.preprocessing
 @click.option(
