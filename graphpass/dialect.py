@@ -53,8 +53,10 @@ SPIKING = frozenset(
 #: Functions that spike, or will in a later stage.
 NEURONS = SPIKING | {CLIP_RELU, QCFS}
 
-_HALF_AND_ZERO = """
+_HALF = """
     half = Constant <value = float {0.5}> ()
+"""
+_ZERO = """
     zero = Constant <value = float {0.0}> ()
 """
 
@@ -147,7 +149,8 @@ _BODIES = {
     y = Min (rectified, threshold)
 """,
     # Eq. 5 of the paper, psi = theta/2.
-    QCFS: _HALF_AND_ZERO
+    QCFS: _HALF
+    + _ZERO
     + """
     gain = Div (levels, threshold)
     amplitude = Div (threshold, levels)
@@ -156,24 +159,24 @@ _BODIES = {
 """
     + _COUNT,
     # Eq. 9 with T~ = T.
-    DAQCFS: _HALF_AND_ZERO + _POTENTIAL + _COUNT,
+    DAQCFS: _HALF + _ZERO + _POTENTIAL + _COUNT,
     # x is u itself. Clamping before rounding gives the same count, since 0 and T are
     # integers, and lets the clamp fuse into what computes u.
-    SPIKE_COUNT: """
-    zero = Constant <value = float {0.0}> ()
+    SPIKE_COUNT: _ZERO
+    + """
     {clamp}
     spikes = Floor (clamped)
 """,
     # The same by rounding in float32 arithmetic; see passes/fuse_rounding.py.
-    ROUNDED_COUNT: """
-    zero = Constant <value = float {0.0}> ()
+    ROUNDED_COUNT: _ZERO
+    + """
     shifted = HardSigmoid <alpha = 5.9604644775390625e-08, beta = 0.49999997019767761> (x)
     whole = Conv <group: int = @channels, kernel_shape = [1, 1]> (shifted, unit, origin)
     {clip}
 """,
     # x is u - 1/2, which is rounded half to even; see passes/quantise_weights.py.
-    NEAREST_COUNT: """
-    zero = Constant <value = float {0.0}> ()
+    NEAREST_COUNT: _ZERO
+    + """
     {clamp}
     spikes = Round (clamped)
 """,
@@ -181,7 +184,7 @@ _BODIES = {
     # matrix is 1/(T-x+1) everywhere; multiplied by (T-x+1) it is all ones, the charge
     # of every step becomes u itself, and step x fires when u >= T-x+1: a comparison
     # with exact integers (`steps`).
-    PARALLEL_SPIKES: _HALF_AND_ZERO
+    PARALLEL_SPIKES: _HALF
     + """
     trains = Reshape (x, split)
     charge = MatMul (conversion, trains)
@@ -196,7 +199,7 @@ _BODIES = {
 """
     + _EMIT,
     # The same for a current that is equal at every step: its charge is computed once.
-    PARALLEL_SPIKES_STATIC: _HALF_AND_ZERO
+    PARALLEL_SPIKES_STATIC: _HALF
     + _POTENTIAL
     + """
     by_step = Reshape (potential, split)
@@ -209,7 +212,8 @@ _BODIES = {
     + _EMIT,
     # Section 4.3: one sum over time charges all steps, since the rows of the conversion
     # matrix are constant; the first firing step says when the others fire.
-    SORTED_SPIKES: _HALF_AND_ZERO
+    SORTED_SPIKES: _HALF
+    + _ZERO
     + """
     trains = Reshape (x, split)
     total = MatMul (sum, trains)
@@ -226,7 +230,8 @@ _BODIES = {
     spikes = Reshape (fired, shape)
 """
     + _EMIT,
-    SORTED_SPIKES_STATIC: _HALF_AND_ZERO
+    SORTED_SPIKES_STATIC: _HALF
+    + _ZERO
     + _POTENTIAL
     + _FIRST
     + """
@@ -240,8 +245,8 @@ _BODIES = {
     + _EMIT,
     # One step of an integrate-and-fire neuron with soft reset. v is the membrane
     # potential above where it starts, theta/2, so that every state starts at zero.
-    SERIAL_IF: """
-    half = Constant <value = float {0.5}> ()
+    SERIAL_IF: _HALF
+    + """
     shifted = Add (x, shift)
     charged = Add (shifted, v)
     distance = Mul (threshold, half)

@@ -109,3 +109,6 @@ SERIAL_FORMS: dict[str, Form] = {
         "one time-step, states as inputs and outputs",
     ),
 }
+
+#: The forms of either method.
+ALL_FORMS = FORMS | SERIAL_FORMS

@@ -7,13 +7,15 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_ranges
 from graphpass.calibration.rules import RULES
 from graphpass.calibration.thresholds import record_maximum
-from graphpass.forms import FORMS, SERIAL_FORMS
+from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
 from graphpass.neurons import Carrier, daqcfs
@@ -97,7 +99,7 @@ def check_form(model: Model, form: str, steps: int) -> None:
         ModelError: the opset is too old.
         OptionError: T is too large.
     """
-    chosen = {**FORMS, **SERIAL_FORMS}[form]
+    chosen = ALL_FORMS[form]
     if model.opset < chosen.oldest_opset:
         raise ModelError(
             f"opset {model.opset} is too old for form '{form}'",
@@ -141,7 +143,7 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
     """Stage 4: spiking neurons; in a form with trains, the time axis appears."""
     assert model.record is not None, "stage 3 has a record"
     assert model.record.steps is not None, "stage 3 has a T"
-    steps, chosen = model.record.steps, {**FORMS, **SERIAL_FORMS}[form]
+    steps, chosen = model.record.steps, ALL_FORMS[form]
     flow = infer(model, [neuron.name for neuron in model.record.neurons])
     run_all(model, chosen.passes(flow, steps))
     if precision == "fp16":
@@ -173,7 +175,7 @@ def unbounded(model: Model, names: Collection[str]) -> list[str]:
 
 def largest_tensor(model: Model) -> int:
     """Elements per sample of the largest tensor whose size is known."""
-    variables = [t for t in model.graph.tensors().values() if not hasattr(t, "values")]
+    variables = [t for t in model.graph.tensors().values() if isinstance(t, gs.Variable)]
     shapes = [tensor.shape[1:] for tensor in variables if tensor.shape]
     known = [shape for shape in shapes if all(isinstance(size, int) for size in shape)]
     return max((math.prod(shape) for shape in known), default=1)
@@ -205,9 +207,9 @@ def _note_thresholds(model: Model) -> None:
 
 def _forget_folded_shapes(model: Model) -> None:
     """Inferred shapes name N what is T*N now; ONNX Runtime finds them itself."""
+    interface = {id(tensor) for tensor in [*model.graph.inputs, *model.graph.outputs]}
     for tensor in model.graph.tensors().values():
-        interface = [*model.graph.inputs, *model.graph.outputs]
-        if not any(tensor is t for t in interface) and not hasattr(tensor, "values"):
+        if isinstance(tensor, gs.Variable) and id(tensor) not in interface:
             tensor.shape = tensor.dtype = None
 
 

@@ -55,14 +55,8 @@ from graphpass.commands import options, output
     help="Closed form with matched currents, running means as in the paper, or maximum"
     " thresholds alone.",
 )
-@click.option(
-    "--first-activation",
-    type=click.Choice(["analog", "spiking"]),
-    default="analog",
-    show_default=True,
-    help="What becomes of an activation that no other one precedes.",
-)
-@click.option("--keep", multiple=True, metavar="NAME", help="Keep this activation analog.")
+@options.FIRST_ACTIVATION
+@options.KEEP
 @click.option("--stages", type=click.Path(), help="Folder for the stage files 0 to 4.")
 @options.PROVIDER
 @options.THREADS

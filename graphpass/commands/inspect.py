@@ -9,14 +9,8 @@ from graphpass.commands import options, output
 
 @click.command()
 @click.argument("model", type=click.Path())
-@click.option("--keep", multiple=True, metavar="NAME", help="As for convert.")
-@click.option(
-    "--first-activation",
-    type=click.Choice(["analog", "spiking"]),
-    default="analog",
-    show_default=True,
-    help="As for convert.",
-)
+@options.KEEP
+@options.FIRST_ACTIVATION
 @options.JSON
 def inspect(model: str, keep: tuple[str, ...], first_activation: str, as_json: bool) -> None:
     """Show what is in MODEL, and what a conversion would make of it."""

@@ -20,6 +20,14 @@ PROVIDER = click.option(
     show_default=True,
     help="What ONNX Runtime runs on.",
 )
+FIRST_ACTIVATION = click.option(
+    "--first-activation",
+    type=click.Choice(["analog", "spiking"]),
+    default="analog",
+    show_default=True,
+    help="What becomes of an activation that no other one precedes.",
+)
+KEEP = click.option("--keep", multiple=True, metavar="NAME", help="Keep this activation analog.")
 
 
 def data(help_text: str, *, required: bool) -> Callable[[Any], Any]:
