@@ -1,5 +1,6 @@
 # make demo    convert a small network, run it, and print what came out
 # make test    what CI runs: style, types and tests, on the built wheel
+# make oldest  the tests on the oldest versions that pyproject.toml admits
 # make dev     an editable install in .venv, for working on the code
 # make format  let ruff mend what it can
 # make clean   remove the environments and everything built
@@ -37,7 +38,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 
-.PHONY: help demo test lint types unit wheel dev format clean
+.PHONY: help demo test oldest lint types unit wheel dev format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -68,6 +69,13 @@ wheel: .venv-test/dependencies
 		--wheel-dir .venv-test/wheel .
 	.venv-test/bin/python -m pip install --quiet --force-reinstall --no-deps .venv-test/wheel/*.whl
 
+oldest: .venv-oldest/dependencies
+	$(DROP_STALE_BUILD)
+	.venv-oldest/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	$(ELSEWHERE) GRAPHPASS_EXPECT_INSTALLED=1 GRAPHPASS_OLDEST=1 \
+		"$(CURDIR)/.venv-oldest/bin/pytest" \
+		--rootdir "$(CURDIR)" -c "$(CURDIR)/pyproject.toml" "$(CURDIR)/tests" $(PYTEST_ARGS)
+
 dev: .venv/installed
 
 format: .venv-test/dependencies
@@ -75,7 +83,7 @@ format: .venv-test/dependencies
 	.venv-test/bin/ruff format .
 
 clean:
-	rm -rf .venv .venv-demo .venv-test build dist graphpass.egg-info
+	rm -rf .venv .venv-demo .venv-test .venv-oldest build dist graphpass.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find $(FOLDERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -88,6 +96,13 @@ clean:
 	$(PYTHON) -m venv $(@D)
 	$(DROP_STALE_BUILD)
 	$(@D)/bin/python -m pip install --quiet ".[$(EXTRAS)]"
+	touch $@
+
+.venv-oldest/dependencies: pyproject.toml tests/oldest.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(DROP_STALE_BUILD)
+	$(@D)/bin/python -m pip install --quiet --constraint tests/oldest.txt ".[cpu,demo,dev]"
 	touch $@
 
 .venv-demo/installed: .venv-demo/dependencies $(SOURCES)

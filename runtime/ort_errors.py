@@ -20,7 +20,7 @@ _NOISE = (
 # (what the message holds, what is wrong, what to do, whether to repeat the message)
 _MEANINGS = (
     (
-        r"[Pp]rotobuf parsing failed|No graph was found",
+        r"[Pp]rotobuf parsing failed|No graph was found|does not have a graph",
         "not an ONNX model, or cut short",
         "check that the file is complete",
         False,
@@ -38,7 +38,7 @@ _MEANINGS = (
         True,
     ),
     (
-        r"[Ee]xternal (data|initializer)",
+        r"[Ee]xternal (data|initializer)|cannot get file size",
         "external data is missing or damaged",
         "keep the model's data file beside it",
         True,

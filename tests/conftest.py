@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,26 @@ import pytest
 from graphpass_models.digits import Digits, load_digits
 
 onnxruntime.set_default_logger_severity(4)
+
+
+#: What the oldest packages say of models from after their time; ONNX Runtime before 1.25
+#: stumbles over a ReduceMean without axes.
+_TOO_NEW = (
+    r"till opset \d+|ir_version \d+ is higher than the checker's|"
+    r"Non-zero status code returned while running ReduceMean"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Under `make oldest`, a model that is too new for the old packages is no failure."""
+    try:
+        return (yield)
+    except Exception as error:
+        too_new = re.search(_TOO_NEW, str(error))
+        if too_new and "GRAPHPASS_OLDEST" in os.environ:
+            pytest.skip(f"too new for the oldest packages: {too_new.group()}")
+        raise
 
 
 @pytest.fixture(scope="session")
