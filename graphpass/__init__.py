@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphpass.diagnosis.pair import diagnose
+    from graphpass.diagnosis.report import Diagnosis, Layer
     from graphpass.inspection import Inspection, inspect
     from graphpass.pipeline import Conversion, convert
     from graphpass.plan import RefusedConversion
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "Benchmark": "graphpass_runtime.benchmark",
     "Conversion": "graphpass.pipeline",
+    "Diagnosis": "graphpass.diagnosis.report",
     "Evaluation": "graphpass_runtime.evaluation",
     "GraphpassError": "graphpass_runtime.errors",
     "Inspection": "graphpass.inspection",
+    "Layer": "graphpass.diagnosis.report",
     "Measurement": "graphpass_runtime.benchmark",
     "Neuron": "graphpass_runtime.metadata",
     "RefusedConversion": "graphpass.plan",
@@ -33,6 +37,7 @@ _HOMES = {
     "Verification": "graphpass.verification",
     "bench": "graphpass_runtime.benchmark",
     "convert": "graphpass.pipeline",
+    "diagnose": "graphpass.diagnosis.pair",
     "evaluate": "graphpass_runtime.evaluation",
     "inspect": "graphpass.inspection",
     "verify": "graphpass.verification",
@@ -41,9 +46,11 @@ _HOMES = {
 __all__ = [
     "Benchmark",
     "Conversion",
+    "Diagnosis",
     "Evaluation",
     "GraphpassError",
     "Inspection",
+    "Layer",
     "Measurement",
     "Neuron",
     "RefusedConversion",
@@ -51,6 +58,7 @@ __all__ = [
     "Verification",
     "bench",
     "convert",
+    "diagnose",
     "evaluate",
     "inspect",
     "verify",

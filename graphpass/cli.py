@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from graphpass.commands import bench, convert, demo, evaluate, inspect, output, verify
+from graphpass.commands import bench, convert, demo, diagnose, evaluate, inspect, output, verify
 from graphpass_runtime.errors import GraphpassError
 
 
@@ -43,5 +43,5 @@ def main() -> None:
     """
 
 
-for module in (convert, evaluate, inspect, verify, bench, demo):
+for module in (convert, evaluate, inspect, verify, diagnose, bench, demo):
     main.add_command(getattr(module, module.__name__.rpartition(".")[2]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from graphpass.calibration.measuring import Progress
@@ -38,6 +38,7 @@ class Options:
     first_activation: str = "analog"
     keep: Collection[str] = ()
     stages: PathLike | None = None
+    diagnose: bool = False
     provider: str = "auto"
     threads: int | None = None
     progress: Progress = lambda _title, _samples: lambda _done: None
@@ -75,6 +76,11 @@ class Options:
                 f"form '{self.chosen_form}' is written in fp32 only",
                 remedy="choose --form counts for --precision fp16",
             )
+
+    @property
+    def rereadable(self) -> bool:
+        """Is there data, and not from a generator, which calibration has used up?"""
+        return self.data is not None and not isinstance(self.data, Iterator)
 
     @property
     def chosen_form(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from graphpass import stages
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.rules import RULES
+from graphpass.diagnosis import Diagnosis
+from graphpass.diagnosis.conversion import diagnose_conversion
 from graphpass.model import Model, load, save, to_bytes
 from graphpass.options import Options
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
@@ -31,11 +33,13 @@ class Conversion:
         output: path of the SNN.
         record: what the SNN says about itself.
         activations: the verdict on every activation.
+        diagnosis: which layer lost what, where that was asked for and could be measured.
     """
 
     output: str
     record: FileRecord
     activations: tuple[Activation, ...]
+    diagnosis: Diagnosis | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -45,6 +49,7 @@ class Conversion:
             "form": self.record.form,
             "calibration": dict(self.record.calibration),
             "activations": [activation.to_json() for activation in self.activations],
+            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_json(),
         }
 
     def advice(self) -> str | None:
@@ -91,6 +96,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
             stages: folder for the stage files 0 to 4.
+            diagnose: also find out which layer lost what (`graphpass.diagnose`), on a few
+                of the samples; the command line asks for it.
             provider: what calibration runs on: ``auto``, ``cpu`` or ``cuda``.
             threads: threads for calibration.
             progress: called with a title and a number of samples when a pass over the
@@ -128,6 +135,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         run.keep_stage()
     run.check_same_steps()
     run.find_ranges()
+    if start in (None, Stage.NORMALISED, Stage.CLIP):
+        run.diagnose()
     stages.emit(model, chosen.chosen_form, chosen.precision)
     run.keep_stage()
     save(model, output)
@@ -156,6 +165,7 @@ class _Run:
         self._model = model
         self._options = options
         self._data: Dataset | None = None
+        self._diagnosis: Diagnosis | None = None
 
     def preprocess_config(self) -> dict[str, Any] | None:
         """Preprocessing to carry in the file: the option, else the sidecar."""
@@ -192,6 +202,22 @@ class _Run:
         if measuring is not None:
             stages.record_current_ranges(model, form, measuring)
 
+    def diagnose(self) -> None:
+        """Compare the calibrated network with the ANN, if asked for and possible."""
+        chosen, record = self._options, self._model.record
+        assert record is not None, "every stage has a record"
+        if not chosen.diagnose or chosen.method != "parallel" or not chosen.rereadable:
+            return
+        assert chosen.data is not None, "it can be read again"
+        self._diagnosis = diagnose_conversion(
+            self._ann,
+            record,
+            chosen.data,
+            chosen.preprocess,
+            self._open_session,
+            chosen.progress,
+        )
+
     def measuring(self, wanted: object, what: str | None = None) -> Measuring | None:
         """Data and sessions, if there is something to measure."""
         if not wanted:
@@ -221,9 +247,15 @@ class _Run:
         batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
         return Measuring(self._data, batch, chosen.passes, self._open_session, chosen.progress)
 
-    def _open_session(self, content: bytes) -> Session:
+    def _open_session(self, content: bytes, extra_outputs: Sequence[str] = ()) -> Session:
         chosen = self._options
-        return Session(content, provider=chosen.provider, threads=chosen.threads, file_order=True)
+        return Session(
+            content,
+            provider=chosen.provider,
+            threads=chosen.threads,
+            file_order=True,
+            extra_outputs=extra_outputs,
+        )
 
     def keep_stage(self) -> None:
         """Write the stage file, if a folder was asked for."""
@@ -245,7 +277,7 @@ class _Run:
         """What was done."""
         assert self._model.record is not None, "every stage has a record"
         verdicts = tuple(Activation(**values) for values in self._model.record.activations)
-        return Conversion(os.fspath(output), self._model.record, verdicts)
+        return Conversion(os.fspath(output), self._model.record, verdicts, self._diagnosis)
 
 
 def _check_writable(output: PathLike) -> None:

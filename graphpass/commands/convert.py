@@ -58,6 +58,11 @@ from graphpass.commands import options, output
 @options.FIRST_ACTIVATION
 @options.KEEP
 @click.option("--stages", type=click.Path(), help="Folder for the stage files 0 to 4.")
+@click.option(
+    "--diagnose/--no-diagnose",
+    default=True,
+    help="Whether to find out, on a few samples, which layer lost what.",
+)
 @options.PROVIDER
 @options.THREADS
 @options.JSON
@@ -75,19 +80,21 @@ def convert(
     Example: graphpass convert resnet.onnx -o snn.onnx --steps 16 --data images.npz
     """
     from graphpass.pipeline import convert as run
-    from graphpass.reports.tables import activation_table
+    from graphpass.reports.tables import activation_table, diagnosis_line
 
     chosen["preprocess"] = options.read_preprocess(preprocess_file, mean, std)
     with output.progress() as progress:
         result = run(ann, target, progress=progress, **chosen)
     if as_json:
         return output.print_json(result.to_json())
-    output.show(activation_table(result.activations))
+    output.show(activation_table(result.activations, result.diagnosis))
     done = sum(a.status == "converted" for a in result.activations)
     output.say(
         f"{target}: T = {result.record.steps}, form {result.record.form},"
         f" {done} of {len(result.activations)} activations converted"
     )
+    if result.diagnosis is not None:
+        output.say(diagnosis_line(result.diagnosis))
     if note := result.advice():
         output.say(note)
     return None

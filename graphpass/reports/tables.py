@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from graphpass.diagnosis import Diagnosis, Layer
 from graphpass.inspection import Inspection
 from graphpass.plan import Activation
 from graphpass.verification import Verification
@@ -15,23 +16,56 @@ from graphpass_runtime.benchmark import Benchmark
 from graphpass_runtime.evaluation import Evaluation
 from graphpass_runtime.placement import Placement
 
+#: Share of the output's squared error, signal-to-error ratios, and firing.
+_MEASURES = ("lost", "current dB", "activation dB", "rate", "saturated", "silent")
 _STYLE = {"converted": "green", "kept": "yellow", "refused": "red"}
 
 
-def activation_table(activations: Iterable[Activation]) -> Table:
-    """One row per activation: its verdict, why, and its thresholds."""
-    table = _table("activation", "operator", "verdict", "channels", "threshold", "why")
-    for item in activations:
-        style = _STYLE[item.status]
+def activation_table(
+    activations: Iterable[Activation], diagnosis: Diagnosis | None = None
+) -> Table:
+    """One row per activation: its verdict, why, its thresholds, and what it lost.
+
+    With a diagnosis the one that lost most comes first, and those that do not spike last.
+    """
+    table = _table("activation", "operator", "verdict", "channels", "threshold")
+    for heading in _MEASURES if diagnosis else ():
+        table.add_column(heading, overflow="fold")
+    table.add_column("why", overflow="fold")
+    damage = {layer.name: layer for layer in diagnosis.layers} if diagnosis else {}
+    order = {name: place for place, name in enumerate(damage)}
+    for item in sorted(activations, key=lambda item: order.get(item.name, len(order))):
+        style, layer = _STYLE[item.status], damage.get(item.name)
+        measures = [""] * len(_MEASURES) if layer is None else _measures(layer)
         table.add_row(
             _plain(item.name),
             _plain(item.operator),
             f"[{style}]{item.status}[/{style}]",
             "" if item.channels is None else str(item.channels),
             _range(item.threshold_min, item.threshold_max),
-            _plain(item.reason),
+            *(measures if diagnosis else ()),
+            _plain(item.reason or (layer.advice if layer else "")),
         )
     return table
+
+
+def diagnosis_table(result: Diagnosis) -> Table:
+    """One row per layer of neurons, the one that lost most first."""
+    table = _table("activation", *_MEASURES, "why")
+    for layer in result.layers:
+        table.add_row(_plain(layer.name), *_measures(layer), _plain(layer.advice))
+    return table
+
+
+def diagnosis_line(result: Diagnosis) -> str:
+    """What the measures of a diagnosis are of, in one line."""
+    error = "?" if result.output_error is None else f"{result.output_error:.4f}"
+    parts = [f"{result.samples} samples: relative error of the output {error}"]
+    if result.agreement is not None:
+        parts.append(f"agreement {_percent(result.agreement)}")
+    if result.passes:
+        parts.append(f"{result.passes} networks run on each")
+    return ", ".join(parts) + (f"; {result.note}" if result.note else "")
 
 
 def evaluation_table(name: str, result: Evaluation) -> Table:
@@ -131,6 +165,15 @@ def printable(text: str) -> str:
 def _plain(text: str) -> str:
     """The same for a table: no markup either."""
     return escape(printable(text))
+
+
+def _measures(layer: Layer) -> list[str]:
+    """Cells for `_MEASURES`."""
+    percent = (layer.share, layer.rate, layer.saturated, layer.silent)
+    share, *firing = ["" if part is None else f"{100 * part:.1f} %" for part in percent]
+    ratios = (layer.current_db, layer.activation_db)
+    decibels = ["" if ratio is None else f"{ratio:.1f}" for ratio in ratios]
+    return [share, *decibels, *firing]
 
 
 def _range(low: float | None, high: float | None) -> str:

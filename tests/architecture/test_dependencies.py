@@ -26,6 +26,7 @@ LAYERS = (
     {"cli", "commands"},
     {"__init__"},  # the public API
     {"pipeline", "inspection", "verification", "reports"},
+    {"diagnosis"},
     {"stages", "instrument", "options"},
     {"forms"},
     {"passes", "calibration", "plan"},

@@ -26,7 +26,7 @@ def test_convert_json(cli: Cli, digits_npz: tuple[Path, Path], tmp_path: Path) -
     assert result.exit_code == 0
     assert result.stderr == ""
     shown = json.loads(result.stdout)
-    assert list(shown) == ["output", "steps", "form", "calibration", "activations"]
+    assert list(shown) == ["output", "steps", "form", "calibration", "activations", "diagnosis"]
     assert shown["output"] == str(output)
     assert (shown["steps"], shown["form"]) == (4, "matmul")
     assert shown["calibration"] == {

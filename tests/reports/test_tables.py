@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from graphpass.diagnosis import Diagnosis, Layer
 from graphpass.inspection import Inspection, TensorReport
 from graphpass.plan import Activation
 from graphpass.reports import tables
@@ -124,3 +125,26 @@ def test_tensor_table() -> None:
     )
     (row,) = rows(tables.tensor_table(inspection))
     assert [cell.strip() for cell in row] == ["t", "N, 3, ?", "spikes", "0", "1"]
+
+
+LAYERS = (
+    Layer("cap", 0.75, 20.0, 12.34, 12.0, 0.5, 0.25, 0.125, "rounding: more steps"),
+    Layer("mid", None, None, None, None, None, None, None, ""),
+)
+DIAGNOSIS = Diagnosis(16, 0.5, 0.875, LAYERS, passes=5)
+
+
+def test_diagnosis_table() -> None:
+    cells = [[cell.strip() for cell in row] for row in rows(tables.diagnosis_table(DIAGNOSIS))]
+    measures = ["75.0 %", "20.0", "12.3", "50.0 %", "25.0 %", "12.5 %"]
+    assert cells == [["cap", *measures, "rounding: more steps"], ["mid"]]
+    line = tables.diagnosis_line(DIAGNOSIS)
+    assert line == (
+        "16 samples: relative error of the output 0.5000, agreement 87.50 %, 5 networks run on each"
+    )
+
+
+def test_activation_table_with_a_diagnosis_is_sorted_by_damage() -> None:
+    body = rows(tables.activation_table(ACTIVATIONS, DIAGNOSIS))
+    assert [row[0].strip() for row in body] == ["cap", "mid", "stem", "gate"]
+    assert "75.0 %" in [cell.strip() for cell in body[0]]
