@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graphpass.inspection import Inspection, inspect
     from graphpass.pipeline import Conversion, convert
     from graphpass.plan import RefusedConversion
+    from graphpass.step_search import StepSearch, convert_within
     from graphpass.verification import Verification, verify
     from graphpass_runtime.benchmark import Benchmark, Measurement, bench
     from graphpass_runtime.errors import GraphpassError
@@ -34,9 +35,11 @@ _HOMES = {
     "Neuron": "graphpass_runtime.metadata",
     "RefusedConversion": "graphpass.plan",
     "Session": "graphpass_runtime.session",
+    "StepSearch": "graphpass.step_search",
     "Verification": "graphpass.verification",
     "bench": "graphpass_runtime.benchmark",
     "convert": "graphpass.pipeline",
+    "convert_within": "graphpass.step_search",
     "diagnose": "graphpass.diagnosis.pair",
     "evaluate": "graphpass_runtime.evaluation",
     "inspect": "graphpass.inspection",
@@ -55,9 +58,11 @@ __all__ = [
     "Neuron",
     "RefusedConversion",
     "Session",
+    "StepSearch",
     "Verification",
     "bench",
     "convert",
+    "convert_within",
     "diagnose",
     "evaluate",
     "inspect",

@@ -57,6 +57,7 @@ class Dataset:
     samples: int | None
     labelled: bool
     _read: Callable[[int], Iterator[Batch]]
+    _choose: Callable[[Indices], Dataset] | None = None
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Read from the start, the same every time.
@@ -73,9 +74,35 @@ class Dataset:
             raise OptionError(f"batch size is {size}", remedy="give 1 or more")
         return self._read(size)
 
+    def thinned(self, samples: int) -> Dataset:
+        """So many samples, spread evenly; all of them where there are no more."""
+        if self._choose is None or self.samples is None:
+            return self
+        return self._choose(spread(self.samples, samples))
+
+    def hold_out(self, every: int) -> tuple[Dataset, Dataset]:
+        """Split the samples: all but each `every`-th one, and these.
+
+        Raises:
+            DataError: too few samples, or an iterable, which has no random access.
+        """
+        if self._choose is None or self.samples is None:
+            raise DataError(
+                "samples from an iterable cannot be held out",
+                where=_PYTHON,
+                remedy="give a path, or data of its own to judge on",
+            )
+        if self.samples < every:
+            raise DataError(
+                f"{self.samples} samples are too few to hold out 1 in {every}",
+                remedy="give more samples, or data of its own to judge on",
+            )
+        held = np.arange(self.samples) % every == every - 1
+        return self._choose(np.flatnonzero(~held)), self._choose(np.flatnonzero(held))
+
 
 def open_data(
-    data: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    data: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | Dataset,
     inputs: Sequence[TensorSpec],
     preprocess: Preprocess | None = None,
     *,
@@ -87,7 +114,8 @@ def open_data(
         data: an `.npz` file that has every input of the model among its keys, which
             is fed as it is, labels included; an `.npz` file with `images` (uint8 NHWC);
             a folder of class folders of images; or an iterable of input dicts, each
-            one a batch. The `.npz` forms and the dicts may have `labels`.
+            one a batch. The `.npz` forms and the dicts may have `labels`. A `Dataset` for
+            these inputs stays as it is.
         inputs: the model's inputs.
         preprocess: how images become its input; None when not known.
         samples: take so many samples, spread evenly over the set, in order: folders,
@@ -100,6 +128,8 @@ def open_data(
     """
     if samples is not None and samples < 1:
         raise OptionError(f"samples is {samples}", remedy="give 1 or more")
+    if isinstance(data, Dataset):
+        return data if samples is None else data.thinned(samples)
     if isinstance(data, str | os.PathLike):
         return _indexed(_open_path(Path(data), inputs, preprocess), str(data), samples)
     if isinstance(data, Mapping):
@@ -164,15 +194,22 @@ def _means_images(file: NpzFile, inputs: Sequence[TensorSpec]) -> bool:
 def _indexed(source: Source, where: str, samples: int | None) -> Dataset:
     if source.count == 0:
         raise DataError("holds no samples", where=where, remedy="check the data")
-    chosen = spread(source.count, samples)
+    return _chosen(source, spread(source.count, samples))
 
+
+def _chosen(source: Source, chosen: Indices) -> Dataset:
     def read(size: int) -> Iterator[Batch]:
         for start in range(0, len(chosen), size):
             indices = chosen[start : start + size]
             labels = None if source.labels is None else source.labels[indices]
             yield Batch(source.fetch(indices), labels)
 
-    return Dataset(len(chosen), source.labels is not None, read)
+    return Dataset(
+        len(chosen),
+        source.labels is not None,
+        read,
+        lambda rows: _chosen(source, chosen[rows]),
+    )
 
 
 def _iterated(

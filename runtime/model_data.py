@@ -12,7 +12,7 @@ from graphpass_runtime.metadata import FileRecord
 from graphpass_runtime.preprocess import Preprocess
 
 PathLike = str | os.PathLike[str]
-Data = PathLike | Iterable[Mapping[str, Any]]
+Data = PathLike | Iterable[Mapping[str, Any]] | Dataset
 
 
 def find_preprocess(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphpass.commands import options, output
+from graphpass_runtime.errors import OptionError
 
 
 @click.command()
@@ -15,6 +16,18 @@ from graphpass.commands import options, output
     "-o", "--output", "target", type=click.Path(), required=True, help="Where the SNN goes."
 )
 @click.option("--steps", type=int, help="Number of time-steps T. Stage files may have one.")
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Instead of --steps: the smallest T that loses at most so many points of accuracy, or of"
+    " agreement with the ANN where there are no labels.",
+)
+@click.option(
+    "--eval-data",
+    type=click.Path(),
+    help="With --max-drop: what to measure the loss on; else every fourth sample of --data.",
+)
 @options.data(
     "Calibration data: an .npz file or a folder of class folders of images.", required=False
 )
@@ -69,6 +82,8 @@ from graphpass.commands import options, output
 def convert(
     ann: str,
     target: str,
+    max_drop: float | None,
+    eval_data: str | None,
     preprocess_file: str | None,
     mean: str | None,
     std: str | None,
@@ -80,13 +95,24 @@ def convert(
     Example: graphpass convert resnet.onnx -o snn.onnx --steps 16 --data images.npz
     """
     from graphpass.pipeline import convert as run
-    from graphpass.reports.tables import activation_table, diagnosis_line
+    from graphpass.reports.tables import activation_table, diagnosis_line, search_table
+    from graphpass.step_search import convert_within
 
     chosen["preprocess"] = options.read_preprocess(preprocess_file, mean, std)
+    if eval_data is not None and max_drop is None:
+        raise OptionError("--eval-data is for --max-drop", remedy="add --max-drop, or drop it")
+    search = None
     with output.progress() as progress:
-        result = run(ann, target, progress=progress, **chosen)
+        chosen["progress"] = progress
+        if max_drop is None:
+            result = run(ann, target, **chosen)
+        else:
+            result, search = convert_within(ann, target, max_drop, eval_data=eval_data, **chosen)
     if as_json:
-        return output.print_json(result.to_json())
+        found = {} if search is None else {"search": search.to_json()}
+        return output.print_json(result.to_json() | found)
+    if search is not None:
+        output.show(search_table(search))
     output.show(activation_table(result.activations, result.diagnosis))
     done = sum(a.status == "converted" for a in result.activations)
     output.say(

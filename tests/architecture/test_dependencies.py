@@ -25,7 +25,7 @@ LAYERS = (
     {"__main__"},
     {"cli", "commands"},
     {"__init__"},  # the public API
-    {"pipeline", "inspection", "verification", "reports"},
+    {"pipeline", "inspection", "verification", "reports", "step_search"},
     {"diagnosis"},
     {"stages", "instrument", "options"},
     {"forms"},

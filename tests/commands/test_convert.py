@@ -80,3 +80,28 @@ def test_options_reach_the_conversion(
     statuses = [a["status"] for a in shown["activations"]]
     assert statuses == ["converted"] * 3 + ["kept"]
     assert len(list((tmp_path / "stages").iterdir())) == 5
+
+
+def test_max_drop(cli: Cli, digits_npz: tuple[Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "snn.onnx"
+    common = ("convert", CNN, "-o", target, "--data", digits_npz[0], "--eval-data", digits_npz[1])
+    result = cli(*common, "--max-drop", 3)
+    assert result.exit_code == 0
+    assert "loss of accuracy on 60 samples" in result.output
+    assert "within, chosen" in result.output
+    found = json.loads(cli(*common, "--max-drop", 3, "--json").stdout)
+    assert found["search"]["steps"] == found["steps"]
+    tried = {trial["steps"]: trial["loss"] for trial in found["search"]["tried"]}
+    assert tried[found["steps"]] <= 3
+
+
+def test_max_drop_in_one_line(
+    cli: Cli,
+    one_line_error: Callable[..., str],
+    digits_npz: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    common = ("convert", CNN, "-o", tmp_path / "snn.onnx", "--data", digits_npz[0])
+    one_line_error(cli(*common, "--max-drop", 1, "--steps", 4), "drop --steps")
+    one_line_error(cli(*common, "--eval-data", digits_npz[1], "--steps", 4), "add --max-drop")
+    assert list(tmp_path.iterdir()) == []

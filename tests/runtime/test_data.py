@@ -329,3 +329,24 @@ def test_senseless_numbers_are_refused(tmp_path: Path) -> None:
         open_data(path, [X], samples=0)
     with pytest.raises(OptionError, match="batch size is 0"):
         open_data(path, [X]).batches(0)
+
+
+def test_hold_out_and_thinned(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.arange(22, dtype=np.float32), labels=np.arange(22))
+    data = open_data(tmp_path / "x.npz", [TensorSpec("x", np.dtype(np.float32), ("N",))])
+
+    def values(part: Dataset, size: int = 5) -> list[float]:
+        return [float(x) for batch in part.batches(size) for x in batch.feeds["x"]]
+
+    rest, held = data.hold_out(4)
+    assert values(held) == [3, 7, 11, 15, 19]
+    assert sorted(values(rest) + values(held)) == values(data)
+    assert (rest.samples, held.samples) == (17, 5)
+    assert [len(batch.feeds["x"]) for batch in rest.batches(5)] == [5, 5, 5, 2]
+    (batch,) = held.batches(9)
+    np.testing.assert_array_equal(batch.labels, [3, 7, 11, 15, 19])
+    assert values(data.thinned(2)) == [0, 11]
+    assert values(rest.thinned(100)) == values(rest)
+    assert open_data(held, []) is held
+    with pytest.raises(DataError, match="too few"):
+        held.hold_out(6)
