@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect
-from graphpass.model import Model
+
+if TYPE_CHECKING:
+    from graphpass.model import Model
 
 
 def is_standard(node: gs.Node, *ops: str) -> bool:

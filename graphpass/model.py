@@ -11,13 +11,12 @@ import itertools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import onnx
 import onnx.external_data_helper
 import onnx.inliner
@@ -26,7 +25,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphpass import dialect
+from graphpass import dialect, shape_inference
 from graphpass_runtime.errors import ModelError, OutputError
 from graphpass_runtime.metadata import PREFIX, FileRecord
 
@@ -36,8 +35,7 @@ log = logging.getLogger(__name__)
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
 _OLDEST_IR_WITH_FUNCTIONS, _NEWEST_IR = 8, 13  # the newest that ONNX Runtime 1.31 loads
-_OLDEST_OPSET, _NEWEST_OPSET = 8, 26  # broadcast Min and Max; what ONNX Runtime 1.31 loads
-_SMALL_BYTES = 1024
+_OLDEST_OPSET, _NEWEST_OPSET = 7, 26  # NumPy broadcasting; what ONNX Runtime 1.31 loads
 _NOTES = "notes"  # attribute of a gs.Node
 
 
@@ -125,6 +123,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
             where=name,
             remedy="export the model again with an opset in this range",
         )
+    _read_as_opset_8(proto)
     proto = _without_functions(proto)
     props = {p.key: p.value for p in proto.metadata_props}
     # Before IR 4 every initializer is listed as an input too; a weight that a
@@ -133,6 +132,8 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
     inputs = [value for value in proto.graph.input if value.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
+    for value in [*proto.graph.input, *proto.graph.output]:
+        _forget_impossible_sizes(value)
     _spell_weights(proto)
     for node in proto.graph.node:
         if node.domain == dialect.DOMAIN and node.op_type not in dialect.FUNCTIONS:
@@ -236,29 +237,22 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def infer_shapes(model: Model) -> None:
-    """Fill in dtype and shape of every tensor that ONNX's type inference can find.
+    """Fill in dtype and shape of every tensor that can be found out.
 
-    Weights of more than a kilobyte are left out of what the inference sees, so
-    that the cost does not depend on the size of the model. Where the inference
-    fails the graph stays as it is: a rule that needs a shape then refuses.
+    Where the inference fails the graph stays as it is: a rule that needs a shape then
+    refuses.
     """
-    graph = model.graph
-    interface = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and id(tensor) not in interface:
-            tensor.shape = None
-    proto = _without_weights(to_proto(model))
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        shape_inference.fill_in(model.graph, to_proto(model))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         log.warning("%s: shape inference failed: %s", model.name, _first_line(error))
-        return
-    known: Mapping[str, gs.Tensor] = graph.tensors()
-    for value in inferred.graph.value_info:
-        tensor = known.get(value.name)
-        if isinstance(tensor, gs.Variable) and value.type.HasField("tensor_type"):
-            tensor.dtype = _numpy_dtype(value.type.tensor_type.elem_type)
-            tensor.shape = _dims(value.type.tensor_type)
+
+
+def _read_as_opset_8(proto: onnx.ModelProto) -> None:
+    """Opset 8 only adds to opset 7 (operators, broadcasting, attributes): nothing is lost."""
+    for imported in proto.opset_import:
+        if imported.domain in ("", "ai.onnx") and imported.version == 7:
+            imported.version = 8
 
 
 def _name_apart(proto: onnx.ModelProto) -> None:
@@ -281,6 +275,13 @@ def _attach_notes(proto: onnx.ModelProto, graph: gs.Graph) -> None:
             setattr(node, _NOTES, NodeNotes(read.doc_string, metadata))
 
 
+def _forget_impossible_sizes(value: onnx.ValueInfoProto) -> None:
+    """Some exporters write -1 for a size that is free."""
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value < 0:
+            dim.ClearField("dim_value")
+
+
 def _spell_weights(proto: onnx.ModelProto) -> None:
     """Write all weights as raw bytes; else the file would depend on which were looked at."""
     for weight in proto.graph.initializer:
@@ -290,20 +291,6 @@ def _spell_weights(proto: onnx.ModelProto) -> None:
             weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
 
 
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    kept = []
-    for weight in proto.graph.initializer:
-        if weight.ByteSize() <= _SMALL_BYTES:
-            kept.append(weight)
-        else:
-            proto.graph.input.append(
-                onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-            )
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    return proto
-
-
 def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Inline the model's own functions; graphpass's are written anew when saving."""
     foreign = [(f.domain, f.name) for f in proto.functions if f.domain != dialect.DOMAIN]
@@ -311,22 +298,6 @@ def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.functions[:]
     proto.functions.extend(kept)
     return onnx.inliner.inline_selected_functions(proto, foreign) if foreign else proto
-
-
-def _dims(tensor_type: onnx.TypeProto.Tensor) -> list[int | str | None] | None:
-    if not tensor_type.HasField("shape"):
-        return None
-    return [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
-        for d in tensor_type.shape.dim
-    ]
-
-
-def _numpy_dtype(elem_type: int) -> Any:
-    try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
-    except KeyError:
-        return None
 
 
 def _umask() -> int:

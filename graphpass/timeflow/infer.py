@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphpass import dialect, editing
+from graphpass import batch, dialect, editing
 from graphpass.model import Model
-from graphpass.timeflow import rules_layout, rules_linear
+from graphpass.timeflow import rules
 from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
 from graphpass.timeflow.view import View, find_rule, not_understood
 
-__all__ = ["RefusedNode", "TimeFlow", "infer", "rules_layout", "rules_linear"]
+__all__ = ["RefusedNode", "TimeFlow", "infer", "rules"]
 
 _ISLAND = "is not linear, and reads spikes on the way to another neuron"
 
@@ -75,12 +75,13 @@ class _Inference:
         self._model = model
         self._neurons = neurons
         self._ahead = _nodes_before_neurons(model, neurons)
+        self._symbol = batch.symbol_of(model.graph)
         self._flow = TimeFlow()
 
     def run(self) -> TimeFlow:
         types = self._flow.types
         for tensor in self._model.graph.inputs:
-            types[tensor.name] = TimeType(Kind.STATIC, 0 if tensor.shape else None)
+            types[tensor.name] = TimeType(Kind.STATIC, self._batch_axis(tensor))
         for node in self._model.graph.nodes:
             result = self._node(node)
             for output in node.outputs:
@@ -128,15 +129,21 @@ class _Inference:
             return replace(result, kind=kind, poolable=False)
         return self._by_shape(view.node, kind)
 
+    def _batch_axis(self, tensor: gs.Tensor) -> int | None:
+        """Of an input: where the name of the batch is, and else axis 0 if its size is free."""
+        shape = tensor.shape or []
+        if self._symbol in shape:
+            return shape.index(self._symbol)
+        free = shape and (self._symbol is None or not isinstance(shape[0], int))
+        return 0 if free else None
+
     def _by_shape(self, node: gs.Node, kind: Kind) -> TimeType:
         """Without a rule: the batch is where the shape says the batch symbol is."""
-        inputs = self._model.graph.inputs
-        symbols = {t.shape[0] for t in inputs if t.shape and isinstance(t.shape[0], str)}
-        shape = node.outputs[0].shape if node.outputs else None
-        axis = next((i for i, size in enumerate(shape or []) if size in symbols), None)
-        if axis is None and shape and not isinstance(shape[0], int):
-            axis = 0
-        return TimeType(kind, axis)
+        shape = (node.outputs[0].shape if node.outputs else None) or []
+        for axis, size in enumerate(shape):
+            if inner := batch.multiple(size, self._symbol):
+                return TimeType(kind, axis, inner=inner)
+        return TimeType(kind, 0 if shape and not isinstance(shape[0], int) else None)
 
     def _varying(self, view: View, captured: list[TimeType | None]) -> TimeType:
         node, tail = view.node, id(view.node) not in self._ahead

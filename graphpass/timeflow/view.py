@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,30 @@ def not_understood(what: str) -> Refusal:
     return Refusal(what, "export the model with constant shapes and axes")
 
 
+MIXES = Refusal("works along the batch axis, so it mixes samples", "remove it")
+
+
 def is_zero(array: NDArray[Any] | None) -> bool:
     """Is an optional constant absent or zero everywhere?"""
     return array is None or not np.any(array)
+
+
+def moved(kind: TimeType, place: Any) -> TimeType:
+    """The type after axes moved; `place(old)` is the new axis, ValueError when it is gone."""
+
+    def new(axis: int | None) -> int | None:
+        if axis is None:
+            return None
+        try:
+            return int(place(axis))
+        except ValueError:
+            return None
+
+    channel_axis = new(kind.channel_axis)
+    lost = kind.channel_axis is not None and channel_axis is None
+    return replace(
+        kind,
+        batch_axis=new(kind.batch_axis),
+        channel_axis=channel_axis,
+        poolable=kind.poolable and not lost,
+    )

@@ -33,6 +33,8 @@ LAYERS = (
     {"charging", "grids"},
     {"neurons"},
     {"activation", "dialect", "editing", "model", "timeflow", "weights"},
+    {"shape_inference", "shape_values"},
+    {"batch"},
 )
 LAYER_OF = {part: len(LAYERS) - row for row, parts in enumerate(LAYERS) for part in parts}
 

@@ -180,13 +180,20 @@ def test_cast_on_the_way(bench):
     assert target(model) == [0, -1]
 
 
-def test_two_symbols_stay_computed(bench):
-    bench.unchanged(
-        FoldShapes,
-        "agraph (float[N,K,4] x) => (float[N,4,K] y) <int64[1] at0 = {0}, int64[1] four = {4},"
-        " int64[1] at1 = {1}> { s = Shape (x) n = Gather (s, at0) k = Gather (s, at1)"
-        " t = Concat <axis = 0> (n, four, k) y = Reshape (x, t) }",
-    )
+TWO_SYMBOLS = (
+    "agraph (float[N,K,4] x) => (float[A,B,C] y) <int64[1] at0 = {0}, int64[1] four = {4},"
+    " int64[1] at1 = {1}> { s = Shape (x) n = Gather (s, at0) k = Gather (s, at1)"
+    " t = Concat <axis = 0> (%s) y = Reshape (x, t) }"
+)
+
+
+def test_symbol_that_stays_in_its_place_beside_one_that_moves(bench):
+    model = bench.changed(FoldShapes, TWO_SYMBOLS % "n, four, k")
+    assert target(model) == [0, 4, -1]
+
+
+def test_two_symbols_that_move_stay_computed(bench):
+    bench.unchanged(FoldShapes, TWO_SYMBOLS % "four, n, k")
 
 
 def test_symbol_beside_a_minus_one_in_another_place_stays_computed(bench):

@@ -33,7 +33,7 @@ class Case:
 
     Attributes:
         op: the call, as ONNX text.
-        shape: shape of x; "N" is the batch.
+        shape: shape of x; "N" is the batch, "W" another size that is not known.
         batch: where the batch lies in y.
         channel: where the channels lie in y.
         spikes: does a poolable train stay one?
@@ -129,7 +129,8 @@ class Steps:
         return np.asarray(y)
 
     def sizes(self) -> list[int]:
-        return [N if size == "N" else int(size) for size in self.case.shape]
+        free = {"N": N, "W": 5}
+        return [free.get(str(size)) or int(size) for size in self.case.shape]
 
     def currents(self) -> Array:
         """[T, ...]: numbers without any structure."""

@@ -191,3 +191,22 @@ def test_stages_with_a_time_axis_are_typed_too(bench):
     assert flow.types["a"].kind is Kind.CURRENT
     assert flow.types["y"].kind is Kind.RATE
     assert flow.averaged == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = Shape <start = 1> (r)",
+        "s = Shape (r) h = Gather (s, last)",
+        "s = Shape (r) h = Slice (s, two, end)",
+    ],
+)
+def test_sizes_of_features_are_the_same_at_every_step(bench, body):
+    more = ", int64[1] last = {-1}, int64[1] two = {2}, int64[1] end = {9}"
+    flow = bench.infer(
+        f"g (float[N,3,4,4] x) => (float y, int64 h) <{K}{more}>"
+        f" {{ r = Relu (x) {body} c = Conv (r, k) y = Relu (c) }}",
+        ["r", "y"],
+    )
+    assert flow.refused == []
+    assert flow.types["h"].kind is Kind.STATIC

@@ -19,7 +19,8 @@ WEIGHTS = (
     " int64[3] features = {16, -1, 3}, int64[8] pads = {1,0,0,0,0,0,0,0}, int64 first = {0},"
     " float[1,1,4,4] two_sided = {1,-1,2,-2,1,-1,2,-2,1,-1,2,-2,1,-1,2,-2},"
     " int64[1] big = {9223372036854775807}, float[3,2] w = {1,2,3,4,5,6},"
-    " int64[0] nothing = {}, int64[4] mixed = {0, 4, 3, 4}"
+    " int64[0] nothing = {}, int64[4] mixed = {0, 4, 3, 4}, float[0] nothing1 = {},"
+    " float[4] by2 = {2, 1, 1, 1}, int64[4] sizes = {2, 3, 8, 8}, int64[4] four2 = {2, 1, 1, 1}"
 )
 
 # neurons r and q on an image, or s on rows; n follows, so that there is no tail
@@ -71,8 +72,8 @@ REFUSED = [
     ),
     (
         "h = Shape (r) e = Abs (h) y = Reshape (r, e)",
-        "depends on a tensor that varies|not linear",
-        "constant|keep",
+        "reads the batch size of a tensor that varies in time",
+        "network's input",
     ),
     ("y = ReduceMean <axes = [0]> (r)", "mixes samples", "remove it"),
     ("y = ReduceMean (r)", "mixes samples", "remove it"),
@@ -100,6 +101,25 @@ REFUSED = [
     ("i = Cast <to = 7> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 9> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 7> (r) y = Gather <axis = 0> (ones, i)", "cast", "remove"),
+    ("h = Shape (r) y = Reshape (r, h)", "reads the batch size", "network's input"),
+    ("y = Resize (r, nothing1, by2)", "mixes samples", "remove it"),
+    ('y = Resize (r, "", "", sizes)', "hold the batch", "constant shapes"),
+    ("y = Tile (r, four2)", "mixes samples", "remove it"),
+    ("y = Tile (r, p4)", "not constant", "constant shapes"),
+    ("y = Expand (r, four2)", "expands the batch axis to 2", "write 1"),
+    ("t = Transpose <perm = [1,2,0,3]> (r) y = Trilu (t)", "mixes samples", "remove it"),
+    ("y = CumSum (r, first)", "mixes samples", "remove it"),
+    ("y = Where (u, r, q)", "not linear|condition that varies", "keep the"),
+    ('y = Einsum <equation = "nchw,nchw->nchw"> (r, q)', "both vary in time", "one side"),
+    ('y = Einsum <equation = "nchw,cd->dhw"> (r, w)', "sums over the batch", "mixes samples"),
+    ('y = Einsum <equation = "...w,wd->...d"> (r, w)', "ellipsis", "constant"),
+    ('y = Einsum <equation = "nchw,nchw->nchw"> (r, two)', "literal batch size", "symbolic"),
+    (
+        "t = Transpose <perm = [1,0,2,3]> (r) y = DepthToSpace <blocksize = 1> (t)",
+        "than 0",
+        "transpose",
+    ),
+    ("y = GridSample (x, v4)", "places that vary in time", "grid analog"),
     ("y = Sigmoid (r)", "not linear", "keep the activations before it"),
     ("y = Softmax <axis = 1> (r)", "not linear", "keep the activations before it"),
     ("y = LeakyRelu (c)", "not linear", "keep the activations before it"),
@@ -138,11 +158,13 @@ def test_refusal_names_node_reason_and_remedy(bench, body, reason, remedy):
 def net(body):
     last = "o" if " o = " in body else "y"
     return (
-        "g (float[N,3,4,4] x, float[N,5,6] z, int64[1] a, int64[8] p, float[N,3,1,1] e)"
+        "g (float[N,3,4,4] x, float[N,5,6] z, int64[1] a, int64[8] p, int64[4] p4, float[N,3,1,1] e)"
         f" => (float n) <{WEIGHTS}> {{"
         " f0 = Conv (x, k) r = Relu (f0) f1 = Neg (f0) q = Relu (f1) c = Conv (r, k)"
         " s0 = Identity (z) s = Relu (s0) v0 = Conv (x, k) v = Relu (v0)"
-        f" e0 = Neg (e) v3 = Relu (e0) {body} n = Relu ({last}) }}"
+        f" e0 = Neg (e) v3 = Relu (e0) v40 = Slice (r, at0, end, at1)"
+        f" v4 = Transpose <perm = [0,2,3,1]> (v40) zero = Constant <value = float {{0.0}}> ()"
+        f" u = Greater (r, zero) {body} n = Relu ({last}) }}"
     )
 
 
