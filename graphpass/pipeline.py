@@ -235,16 +235,18 @@ class _Run:
                 where=self._model.name,
                 remedy="give --data" + ("" if names else ", or --calibrate none"),
             )
+        session = self._open_session(to_bytes(self._model))
         if self._data is None:
             self._data = open_model_data(
                 chosen.data,
-                self._open_session(to_bytes(self._model)).inputs,
+                session.inputs,
                 [(self._ann, self._model.record)],
                 chosen.preprocess,
                 chosen.samples,
             )
         rule = RULES.get(chosen.calibrate, RULES["paper"])
-        batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
+        wanted_batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
+        batch = session.batch or wanted_batch
         return Measuring(self._data, batch, chosen.passes, self._open_session, chosen.progress)
 
     def _open_session(self, content: bytes, extra_outputs: Sequence[str] = ()) -> Session:

@@ -28,13 +28,18 @@ from graphpass.passes.fold_shapes import FoldShapes
 from graphpass.passes.free_batch import FreeBatch
 from graphpass.passes.halve_precision import HalvePrecision
 from graphpass.passes.move_activation import MoveActivation
+from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.spell_clip import SpellClip
+from graphpass.passes.spell_retired import SpellRetired
 from graphpass.plan import Activation, Plan
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
+
+# Sizes that became constants make floats constant, and these again sizes.
+_FOLDS = [FoldConstants(), FoldShapes(), FoldConstants(), FoldShapes()]
 
 
 def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
@@ -44,8 +49,9 @@ def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
     run_all(
         model,
         [
-            FoldConstants(),
-            FoldShapes(),
+            SpellRetired(),
+            *_FOLDS,
+            PadConstants(),
             FreeBatch(),
             FoldBatchNorm(),
             RecogniseQCFS(),

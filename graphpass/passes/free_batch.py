@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from graphpass import editing
 from graphpass.model import Model, infer_shapes
 from graphpass.passes.base import Pass
+from graphpass.timeflow import TimeFlow, TimeType, infer, keeps_samples_apart
 
 SYMBOL = "N"
+_ALL = np.iinfo(np.int64).max
 
 
 class FreeBatch(Pass):
-    """Make axis 0 of every input, and every Reshape that spells the batch, symbolic.
+    """Make axis 0 of every input, and every target that spells the batch, symbolic.
 
-    Exporters write batch 1 into input shapes and Reshape targets. A target whose first
-    entry is that literal, and whose tensor has it in front already, gets -1 there. Whether
-    nothing else depends on the size is for time flow to say: what cannot be typed with
-    a symbolic batch is refused.
+    Exporters write the batch size into input shapes, Reshape and Expand targets and ends
+    of slices. Time flow says where the batch is; a target gets -1 there, wherever it lands
+    and with whatever it is merged. The inputs become symbolic only if every node that the
+    batch reaches is known to keep samples apart: what averages over all axes, say, means
+    one sample when it is written for one.
     """
 
     def apply(self, model: Model) -> int:
@@ -27,25 +34,86 @@ class FreeBatch(Pass):
         literal = {t.shape[0] for t in inputs}
         if len(literal) != 1 or not isinstance(size := literal.pop(), int) or size < 1:
             return 0
-        count = sum(_try_free(model, node, size) for node in model.graph.nodes)
+        count = 0
+        while True:
+            flow = infer(model, ())
+            changed = sum(_try_free(model, node, flow, size) for node in model.graph.nodes)
+            if not changed:
+                break
+            count += changed
+        if not keeps_samples_apart(model, flow):
+            return count
         for tensor in inputs:
             tensor.shape = [SYMBOL, *tensor.shape[1:]]
         for tensor in model.graph.outputs:
-            if tensor.shape and tensor.shape[0] == size:
-                tensor.shape = [SYMBOL, *tensor.shape[1:]]
+            axis = flow.types[tensor.name].batch_axis if tensor.name in flow.types else None
+            if tensor.shape and axis is not None:
+                tensor.shape = [SYMBOL if i == axis else d for i, d in enumerate(tensor.shape)]
         infer_shapes(model)
         return count + len(inputs)
 
 
-def _try_free(model: Model, node: gs.Node, size: int) -> bool:
-    if not editing.is_standard(node, "Reshape"):
+def _try_free(model: Model, node: gs.Node, flow: TimeFlow, size: int) -> bool:
+    if not node.inputs or not node.outputs:
         return False
-    target = editing.values(node.inputs[1])
-    before, after = node.inputs[0].shape, node.outputs[0].shape
-    if target is None or target.size == 0 or target[0] != size or not before or not after:
+    kind, after = flow.types.get(node.inputs[0].name), flow.types[node.outputs[0].name]
+    if kind is None or kind.batch_axis is None:
         return False
-    if before[0] != size or not all(isinstance(d, int) for d in after[1:]):
+    if editing.is_standard(node, "Reshape"):
+        return _reshape(model, node, kind, after.batch_axis, size)
+    if after.batch_axis is None and editing.is_standard(node, "Expand"):
+        return _expand(model, node, kind, size)
+    if after.batch_axis is None and editing.is_standard(node, "Slice"):
+        return _slice(model, node, kind, size)
+    return False
+
+
+def _reshape(model: Model, node: gs.Node, kind: TimeType, found: int | None, size: int) -> bool:
+    """-1 on the first axis in front of which as many elements lie as in front of the batch."""
+    target, before = editing.values(node.inputs[1]), node.inputs[0].shape
+    after = node.outputs[0].shape
+    if target is None or not before or after is None or node.attrs.get("allowzero"):
         return False
-    free = np.array([-1, *after[1:]], np.int64)
-    node.inputs[1] = editing.constant(model, f"{node.outputs[0].name}/target", free)
+    if not all(isinstance(d, int) for d in [*before[: kind.batch_axis], *after]):
+        return False
+    ahead = math.prod(before[: kind.batch_axis])
+    places = [i for i in range(len(after)) if math.prod(after[:i]) == ahead and not after[i] % size]
+    if not places or places[0] == found or not math.prod(after):
+        return False
+    free = [-1 if axis == places[0] else length for axis, length in enumerate(after)]
+    return _write(model, node, 1, np.array(free, np.int64))
+
+
+def _expand(model: Model, node: gs.Node, kind: TimeType, size: int) -> bool:
+    """1 keeps the batch as it is."""
+    target, before = editing.values(node.inputs[1]), node.inputs[0].shape
+    if target is None or before is None or kind.batch_axis is None:
+        return False
+    place = kind.batch_axis + target.size - len(before)
+    if place < 0 or target[place] != size * kind.inner:
+        return False
+    free = target.astype(np.int64)
+    free[place] = 1
+    return _write(model, node, 1, free)
+
+
+def _slice(model: Model, node: gs.Node, kind: TimeType, size: int) -> bool:
+    """The whole of the batch, up to its literal end."""
+    bounds: list[Any] = [editing.values(tensor) for tensor in node.inputs[1:]]
+    if len(bounds) < 2 or any(bound is None for bound in bounds):
+        return False
+    starts, ends = bounds[:2]
+    rank = len(node.inputs[0].shape or ())
+    axes = bounds[2] if len(bounds) > 2 else np.arange(len(starts))
+    free = ends.astype(np.int64)
+    for index, axis in enumerate(axes):
+        if rank and axis % rank == kind.batch_axis:
+            if starts[index] != 0 or ends[index] < size * kind.inner or ends[index] == _ALL:
+                return False
+            free[index] = _ALL
+    return _write(model, node, 2, free)
+
+
+def _write(model: Model, node: gs.Node, index: int, free: NDArray[np.int64]) -> bool:
+    node.inputs[index] = editing.constant(model, f"{node.outputs[0].name}/target", free)
     return True

@@ -15,8 +15,9 @@ import onnx_graphsurgeon as gs
 from graphpass import batch, dialect, editing
 from graphpass.model import Model
 from graphpass.timeflow import rules
+from graphpass.timeflow.places import find_place
 from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
-from graphpass.timeflow.view import View, find_rule, not_understood
+from graphpass.timeflow.view import Verdict, View, find_rule, not_understood
 
 __all__ = ["RefusedNode", "TimeFlow", "infer", "rules"]
 
@@ -113,18 +114,28 @@ class _Inference:
         return self._flow.types.get(tensor.name, TimeType(Kind.STATIC))
 
     def _neuron(self, view: View) -> TimeType:
+        view = self._with_batch(view)
         if (refusal := _unfit(view)) is not None:
             return self._refuse(view.node, refusal)
         source, along = view.type(), _threshold_axes(view)
         channel_axis = along[0] if along else source.channel_axis
         return replace(source, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis)
 
+    def _with_batch(self, view: View) -> View:
+        """In a network for one sample of fixed size, axis 0 is as good a place for time as any."""
+        source, shape = view.type(), view.shape()
+        literal = self._symbol is None and shape and isinstance(shape[0], int)
+        if source.batch_axis is not None or source.varies or not literal:
+            return view
+        source = replace(source, batch_axis=0, inner=shape[0])
+        self._flow.types[view.node.inputs[0].name] = source
+        return View(view.node, (source, *view.types[1:]), view.opset)
+
     def _same_at_every_step(self, view: View) -> TimeType:
         """No input varies: any deterministic operator; a rule helps to follow the axes."""
         rates = any(t is not None and t.kind is Kind.RATE for t in view.types)
         kind = Kind.RATE if rates else Kind.STATIC
-        rule = find_rule(view.node)
-        result = rule(view) if rule and view.types and view.types[0] else None
+        result = where_batch_goes(view)
         if isinstance(result, TimeType):
             return replace(result, kind=kind, poolable=False)
         return self._by_shape(view.node, kind)
@@ -190,6 +201,12 @@ class _Inference:
         return self._by_shape(node, Kind.STATIC)
 
 
+def where_batch_goes(view: View) -> Verdict | None:
+    """Type of a node's first output where nothing varies; None for operators without a rule."""
+    rule = find_rule(view.node) or find_place(view.node)
+    return rule(view) if rule and view.types and view.types[0] else None
+
+
 def _unfit(view: View) -> Refusal | None:
     """Why no neuron can read its input, if so."""
     source, dtype = view.type(), view.node.inputs[0].dtype
@@ -240,3 +257,33 @@ def _nodes_before_neurons(model: Model, neurons: Set[int]) -> set[int]:
             for tensor in [*node.inputs, *_captured(node)]:
                 waiting += tensor.inputs
     return ahead
+
+
+def keeps_samples_apart(model: Model, flow: TimeFlow) -> bool:
+    """Is every node that the batch reaches known to give each sample the same as alone?
+
+    And does every output have an axis for the batch alone?
+
+    Args:
+        model: any stage without spikes.
+        flow: its types.
+    """
+    outputs = [flow.types[t.name] for t in model.graph.outputs if t.name in flow.types]
+    if any(kind.batch_axis is None or kind.inner != 1 for kind in outputs):
+        return False
+    for node in model.graph.nodes:
+        kinds = [flow.types.get(t.name) for t in node.inputs if not t.is_empty()]
+        reached = any(kind and kind.batch_axis is not None for kind in kinds)
+        captured = [flow.types.get(tensor.name) for tensor in _captured(node)]
+        if any(kind and kind.batch_axis is not None for kind in captured):
+            return False
+        if not reached or editing.is_standard(node, "Shape", "Size"):
+            continue
+        types = tuple(
+            None if t.is_empty() else flow.types.get(t.name, TimeType(Kind.STATIC))
+            for t in node.inputs
+        )
+        verdict = where_batch_goes(View(node, types, model.opset))
+        if not isinstance(verdict, TimeType) or verdict.batch_axis is None:
+            return False
+    return True

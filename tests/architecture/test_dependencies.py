@@ -32,8 +32,10 @@ LAYERS = (
     {"passes", "calibration", "plan"},
     {"charging", "grids"},
     {"neurons"},
-    {"activation", "dialect", "editing", "model", "timeflow", "weights"},
-    {"shape_inference", "shape_values"},
+    {
+        *("activation", "dialect", "editing", "model", "shape_inference", "shape_values"),
+        *("timeflow", "weights"),
+    },
     {"batch"},
 )
 LAYER_OF = {part: len(LAYERS) - row for row, parts in enumerate(LAYERS) for part in parts}

@@ -16,18 +16,18 @@ FORMS = ("matmul", "sorted", "counts")
 
 #: Files that convert. A file may move here; one that leaves is a regression.
 CONVERTS = frozenset(
-    """acasxu_1_1 autoencoder1d cartpole cct_16 cgan_32_upsample hand_landmark keras_mlp light_resnet50
-    light_shufflenet light_vgg19 marabou_cifar_large mnist_cntk mnist_fc_256x4 oww_alexa
-    pensieve_mid qonnx_espcn_float road_seg_adas rten_mnist super_resolution ultraface_rfb320
-    unet_simp_small vit_pgd vnn_cifar_base vnn_resnet_4b winml_image_classifier
-    yunet_n_320""".split()
+    """acasxu_1_1 autoencoder1d blazeface_front cartpole cct_16 cgan_32_upsample fastestdet
+    hand_landmark keras_mlp light_resnet50 light_shufflenet light_vgg19 marabou_cifar_large
+    mnist_cntk mnist_fc_256x4 oww_alexa pensieve_mid qonnx_espcn_float road_seg_adas rten_mnist
+    super_resolution ultraface_rfb320 unet_simp_small vit_pgd vnn_cifar_base vnn_resnet_4b
+    winml_image_classifier yunet_n_320""".split()
 )
 #: Files that cannot, with a word of the reason.
 REFUSED = {
     "candy_style": "",
     "eran_sigmoid_6x200": "has no activation to convert (only Sigmoid)",
     "qonnx_espcn_quant": "",
-    "silero_vad_16k": "is not linear",
+    "silero_vad_16k": "has a body that reads spikes",
     "selfie_segmentation": "Sigmoid",
     "tbefn_180": "Mul",
 }
@@ -35,7 +35,7 @@ REFUSED = {
 HEAVY = frozenset(
     {"light_vgg19", "light_resnet50", "road_seg_adas", "super_resolution", "ultraface_rfb320"}
 )
-OTHERS = frozenset("""blazeface_front esp_stream fastestdet ppocr_cls""".split())
+OTHERS = frozenset("""esp_stream ppocr_cls""".split())
 NAMES = sorted(CONVERTS | set(REFUSED) | OTHERS)
 #: What stands for free dimensions where 1 does not run.
 FREE = {"ppocr_cls": (1, 3, 48, 192)}

@@ -96,14 +96,61 @@ def test_target_that_several_read_is_not_edited(bench):
     assert targets(model) == [[-1, 6], [1, 6]]
 
 
-def test_first_entry_that_is_not_the_batch_stays(bench):
-    # [1, 2, 3] -> [2, 3, 1] -> [2, 3]: no entry is the literal size in front.
-    model = bench.changed(
-        FreeBatch,
-        "agraph (float[1,2,3] x) => (float[2,3] y) <int64[2] t = {2, 3}> { y = Reshape (x, t) }",
-        batches=(1,),
+SHUFFLE = """agraph (float[1,4,3] x) => (float[1,4,3] y)
+    <int64[3] apart = {2, 2, 3}, int64[4] back = {2, -1, 2, 3}, int64 at0 = {0}, int64 at1 = {1}>
+    { a = Reshape (x, apart) t = Transpose <perm = [1,0,2]> (a) b = Reshape (t, back)
+      c = Gather <axis = 0> (b, at0) d = Gather <axis = 0> (b, at1)
+      e = Neg (d) y = Concat <axis = 1> (c, e) }"""
+
+
+def test_batch_that_is_merged_and_moved(bench):
+    """A channel shuffle: two groups of two channels, the batch first in front, then between."""
+    model = freed(bench, SHUFFLE)
+    assert targets(model) == [[-1, 2, 3], [2, -1, 2, 3]]
+
+
+def test_batch_behind_another_axis(bench):
+    model = freed(
+        bench,
+        """agraph (float[1,4,3] x) => (float[1,3,4] y) <int64[4] t = {2, 2, 1, 3},
+            int64[3] u = {4, 1, 3}> { a = Transpose <perm = [1,0,2]> (x) b = Reshape (a, t)
+            c = Reshape (b, u) y = Transpose <perm = [1,2,0]> (c) }""",
     )
-    assert targets(model) == [[2, 3]]
+    assert targets(model) == [[2, 2, -1, 3], [4, -1, 3]]
+
+
+def test_expand_and_slice(bench):
+    freed(
+        bench,
+        """agraph (float[1,1,3] x) => (float[1,4,3] y) <int64[3] t = {1, 4, 3},
+            int64[2] from = {0, 0}, int64[2] to = {1, 3}> {
+            a = Expand (x, t) b = Slice (a, from, to) c = Softmax <axis = -1> (b)
+            y = Concat <axis = 1> (c, x) }""",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "out"),
+    [
+        ("a = ReduceMean <keepdims = 1> (x) y = Sub (x, a)", "1,2,3"),
+        ("a = ReduceMax <keepdims = 1> (x) y = Sub (x, a)", "1,2,3"),
+        ("y = Softmax <axis = 0> (x)", "1,2,3"),
+        ("y = Gather <axis = 0> (x, at0)", "2,3"),
+        ("y = Reshape (x, t)", "2,3"),
+        ("s = Softmax <axis = 2> (x) y = Squeeze <axes = [0]> (s)", "2,3"),
+        ("y, i = TopK <axis = 0> (x, one)", "1,2,3"),
+        ("y = Compress <axis = 0> (x, mask)", "1,2,3"),
+    ],
+)
+def test_what_may_mix_samples_keeps_its_batch_size(bench, body, out):
+    text = (
+        f"agraph (float[1,2,3] x) => (float[{out}] y) <int64 at0 = {{0}}, int64[1] one = {{1}},"
+        f" int64[2] t = {{2, 3}}, bool[1] mask = {{1}}> {{ {body} }}"
+    )
+    model = bench.model(bench.proto(text, 11))
+    FreeBatch()(model)
+    assert model.graph.inputs[0].shape == [1, 2, 3]
+    bench.same_outputs(bench.proto(text, 11), to_proto(model), [1])
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ def test_refusal_names_node_reason_and_remedy(bench, body, reason, remedy):
 def net(body):
     last = "o" if " o = " in body else "y"
     return (
-        "g (float[N,3,4,4] x, float[N,5,6] z, int64[1] a, int64[8] p, int64[4] p4, float[N,3,1,1] e)"
+        "g (float[N,3,4,4] x, float[N,5,6] z, int64[1] a, int64[8] p, int64[4] p4,"
+        " float[N,3,1,1] e)"
         f" => (float n) <{WEIGHTS}> {{"
         " f0 = Conv (x, k) r = Relu (f0) f1 = Neg (f0) q = Relu (f1) c = Conv (r, k)"
         " s0 = Identity (z) s = Relu (s0) v0 = Conv (x, k) v = Relu (v0)"
