@@ -5,6 +5,11 @@ ONNX Runtime inlines it, CUDA graphs stay possible, and Netron shows one node pe
 neuron layer that opens to its subgraph. A body is written for the model's own
 opset; where operators changed between opsets, `_Spelling` picks the words.
 
+A neuron rounds its potential to a spike count. Where the potential lies half way between
+two counts, QCFS takes the upper one, Floor(u + 1/2); quantisers take the even one, Round(u).
+The functions of quantisers are those of QCFS with another rounding, named with the suffix
+``HalfEven``; `family` tells the name without it.
+
 Every function that spikes has the spikes as its last output. Those of the stages and of
 trains have two more: what flows on, and the membrane potential u in units of
 thresholds. They cost nothing when unused, since they are intermediate results anyway.
@@ -18,6 +23,8 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx.parser
+
+from graphpass_runtime.metadata import Ties
 
 DOMAIN = "graphpass"
 VERSION = 1
@@ -53,6 +60,8 @@ SPIKING = frozenset(
 #: Functions that spike, or will in a later stage.
 NEURONS = SPIKING | {CLIP_RELU, QCFS}
 
+_HALF_EVEN = "HalfEven"
+
 _HALF = """
     half = Constant <value = float {0.5}> ()
 """
@@ -61,18 +70,18 @@ _ZERO = """
 """
 
 # u = T (x + shift) / theta + 1/2, evaluated as x * gain + offset with both constants
-# folded when the session is made.
+# folded when the session is made. Where halves go to even counts, u has no 1/2.
 _POTENTIAL = """
     gain = Div (levels, threshold)
     shifted = Mul (shift, gain)
-    offset = Add (shifted, half)
+    {offset}
     scaled = Mul (x, gain)
     potential = Add (scaled, offset)
 """
 
 # n = Clip(Floor(u), 0, T): half-way values fire, as in QCFS.
 _COUNT = """
-    whole = Floor (potential)
+    {whole}
     {clip}
     y = Mul (spikes, amplitude)
 """
@@ -87,7 +96,7 @@ _EMIT = """
 
 # The first firing step, T + 1 where there is none.
 _FIRST = """
-    whole = Floor (potential)
+    {whole}
     {clip_count}
     one = Constant <value = float {1.0}> ()
     beyond = Add (levels, one)
@@ -107,8 +116,8 @@ _CHARGED = """
     gain = Div (one_over, threshold)
     total_shift = Mul (shift, levels)
     shifted = Mul (total_shift, gain)
-    offset = Add (shifted, half)
-    scaled = Mul (charged, gain)
+    {offset}
+    {scaled}
     potential = Add (scaled, offset)
 """
 
@@ -139,8 +148,40 @@ _SIGNATURES = {
     MEAN_OVER_TIME: "(x, average, split, lead, rest) => (y)",
 }
 
+# Functions that round, or compare with whole numbers, in their bodies.
+_ROUNDING = (
+    QCFS,
+    DAQCFS,
+    ROUNDED_COUNT,
+    PARALLEL_SPIKES,
+    PARALLEL_SPIKES_STATIC,
+    SORTED_SPIKES,
+    SORTED_SPIKES_STATIC,
+)
+
 #: All functions of the domain.
-FUNCTIONS = frozenset(_SIGNATURES)
+FUNCTIONS = frozenset(_SIGNATURES) | {name + _HALF_EVEN for name in _ROUNDING}
+
+#: Operator Round came with this opset.
+OLDEST_HALF_EVEN = 11
+
+
+def family(name: str) -> str:
+    """A function's name whatever it does at ties."""
+    return name.removesuffix(_HALF_EVEN)
+
+
+def with_ties(name: str, ties: Ties) -> str:
+    """The function of this family that rounds ties so."""
+    if ties is Ties.HALF_UP:
+        return name
+    return NEAREST_COUNT if name == SPIKE_COUNT else name + _HALF_EVEN
+
+
+def ties_of(name: str) -> Ties:
+    """What a function does at ties."""
+    return Ties.HALF_EVEN if name.endswith(_HALF_EVEN) else Ties.HALF_UP
+
 
 _BODIES = {
     # Min(Relu(x), theta_c): ONNX's Clip takes scalar bounds only.
@@ -149,17 +190,15 @@ _BODIES = {
     y = Min (rectified, threshold)
 """,
     # Eq. 5 of the paper, psi = theta/2.
-    QCFS: _HALF
-    + _ZERO
+    QCFS: _ZERO
     + """
     gain = Div (levels, threshold)
     amplitude = Div (threshold, levels)
-    scaled = Mul (x, gain)
-    potential = Add (scaled, half)
+    {potential}
 """
     + _COUNT,
     # Eq. 9 with T~ = T.
-    DAQCFS: _HALF + _ZERO + _POTENTIAL + _COUNT,
+    DAQCFS: _ZERO + _POTENTIAL + _COUNT,
     # x is u itself. Clamping before rounding gives the same count, since 0 and T are
     # integers, and lets the clamp fuse into what computes u.
     SPIKE_COUNT: _ZERO
@@ -170,11 +209,11 @@ _BODIES = {
     # The same by rounding in float32 arithmetic; see passes/fuse_rounding.py.
     ROUNDED_COUNT: _ZERO
     + """
-    shifted = HardSigmoid <alpha = 5.9604644775390625e-08, beta = 0.49999997019767761> (x)
+    shifted = HardSigmoid <alpha = 5.9604644775390625e-08, beta = {middle}> (x)
     whole = Conv <group: int = @channels, kernel_shape = [1, 1]> (shifted, unit, origin)
     {clip}
 """,
-    # x is u - 1/2, which is rounded half to even; see passes/quantise_weights.py.
+    # The same where halves go to even counts.
     NEAREST_COUNT: _ZERO
     + """
     {clamp}
@@ -184,8 +223,7 @@ _BODIES = {
     # matrix is 1/(T-x+1) everywhere; multiplied by (T-x+1) it is all ones, the charge
     # of every step becomes u itself, and step x fires when u >= T-x+1: a comparison
     # with exact integers (`steps`).
-    PARALLEL_SPIKES: _HALF
-    + """
+    PARALLEL_SPIKES: """
     trains = Reshape (x, split)
     charge = MatMul (conversion, trains)
     shape = Shape (x)
@@ -193,16 +231,15 @@ _BODIES = {
 """
     + _CHARGED
     + """
-    by_step = Reshape (potential, split)
+{settle}    by_step = Reshape ({settled}, split)
     {fires}
     spikes = Reshape (fired, shape)
 """
     + _EMIT,
     # The same for a current that is equal at every step: its charge is computed once.
-    PARALLEL_SPIKES_STATIC: _HALF
-    + _POTENTIAL
+    PARALLEL_SPIKES_STATIC: _POTENTIAL
     + """
-    by_step = Reshape (potential, split)
+{settle}    by_step = Reshape ({settled}, split)
     {fires}
 """
     + _UNFOLDED
@@ -212,8 +249,7 @@ _BODIES = {
     + _EMIT,
     # Section 4.3: one sum over time charges all steps, since the rows of the conversion
     # matrix are constant; the first firing step says when the others fire.
-    SORTED_SPIKES: _HALF
-    + _ZERO
+    SORTED_SPIKES: _ZERO
     + """
     trains = Reshape (x, split)
     total = MatMul (sum, trains)
@@ -230,8 +266,7 @@ _BODIES = {
     spikes = Reshape (fired, shape)
 """
     + _EMIT,
-    SORTED_SPIKES_STATIC: _HALF
-    + _ZERO
+    SORTED_SPIKES_STATIC: _ZERO
     + _POTENTIAL
     + _FIRST
     + """
@@ -294,6 +329,34 @@ def _spelling(opset: int) -> dict[str, str]:
     }
 
 
+# The words that differ with what happens at ties. A train compares u with whole numbers,
+# which is all the rounding that half up needs; half to even rounds once, then compares.
+_TIES = {
+    Ties.HALF_UP: {
+        "offset": _HALF.strip() + "\n    offset = Add (shifted, half)",
+        "potential": "scaled = Mul (x, gain)\n    "
+        + _HALF.strip()
+        + "\n    potential = Add (scaled, half)",
+        "whole": "whole = Floor (potential)",
+        "scaled": "scaled = Mul (charged, gain)",
+        "settle": "",
+        "settled": "potential",
+        "middle": "0.49999997019767761",
+    },
+    Ties.HALF_EVEN: {
+        "offset": "offset = Identity (shifted)",
+        "potential": "potential = Mul (x, gain)",
+        "whole": "whole = Round (potential)",
+        # T is 255 or 15 and the step often a power of two: the quotient of a sum of spikes
+        # is exact where it lies on a tie, the product with 1/theta is not.
+        "scaled": "scaled = Div (charged, threshold)",
+        "settle": "    whole = Round (potential)\n",
+        "settled": "whole",
+        "middle": "0.5",
+    },
+}
+
+
 def _clip(output: str, opset: int, source: str = "whole") -> str:
     if opset >= 11:
         return f"{output} = Clip ({source}, zero, levels)"
@@ -327,11 +390,11 @@ def _halve(function: onnx.FunctionProto) -> None:
 
 
 def _function(name: str, opset: int) -> onnx.FunctionProto:
-    body = _BODIES[name]
+    body = _BODIES[family(name)]
     # Only the placeholders are substituted; the braces of ONNX literals stay.
-    for key, words in _spelling(opset).items():
+    for key, words in {**_spelling(opset), **_TIES[ties_of(name)]}.items():
         body = body.replace("{" + key + "}", words)
     return onnx.parser.parse_function(
-        f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name} {_SIGNATURES[name]}\n'
+        f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{name} {_SIGNATURES[family(name)]}\n'
         f"{{{body}}}"
     )

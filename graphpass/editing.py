@@ -20,8 +20,8 @@ def is_standard(node: gs.Node, *ops: str) -> bool:
 
 
 def is_dialect(node: gs.Node, *ops: str) -> bool:
-    """Is it one of these functions of the graphpass domain?"""
-    return node.domain == dialect.DOMAIN and node.op in ops
+    """Is it one of these functions of the graphpass domain, whatever it does at ties?"""
+    return node.domain == dialect.DOMAIN and dialect.family(node.op) in ops
 
 
 def describe(node: gs.Node) -> str:

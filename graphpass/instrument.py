@@ -114,7 +114,8 @@ class Instrumented:
             counts[name] = np.moveaxis(own, axis, 0)
             # The potential is the same at every step: the first one is enough.
             first = np.take(potential, range(own.shape[axis]), axis=axis)
-            potentials[name] = np.moveaxis(first, axis, 0)
+            # Ties lie at whole numbers for every neuron, whichever way it rounds them.
+            potentials[name] = np.moveaxis(first, axis, 0) + np.float32(0.5 - neuron.middle)
         return Reading(counts, potentials, [tensors[name] for name in self._outputs])
 
     def replay(self, counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float32]]:
@@ -199,7 +200,7 @@ def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable
         shift=np.zeros_like(neuron.shift),
     )
     again = gs.Node(
-        dialect.DAQCFS,
+        dialect.with_ties(dialect.DAQCFS, neuron.ties),
         domain=dialect.DOMAIN,
         inputs=parameters.inputs(model, unit, counts),
         outputs=parameters.outputs(unit, flows),

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect, editing
 from graphpass.activation import channel_count, is_convertible, upper_bound
 from graphpass.model import Model
+from graphpass.neurons import Ties
 from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer
 from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
 
@@ -148,7 +149,11 @@ def _stem(candidates: Iterable[gs.Node]) -> dict[int, str]:
                 after.add(id(reader))
                 waiting += [n for output in reader.outputs for n in output.outputs]
     reason = "first activation: stays analog, as in the paper (--first-activation spiking)"
-    return {id(n): reason for n in nodes if id(n) not in after and n.op != dialect.QCFS}
+    return {
+        id(n): reason
+        for n in nodes
+        if id(n) not in after and not editing.is_dialect(n, dialect.QCFS)
+    }
 
 
 def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Activation]:
@@ -158,9 +163,9 @@ def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Ac
             continue
         name = node.outputs[0].name
         if id(node) in refused:
-            yield Activation(name, node.op, "refused", refused[id(node)].reason)
+            yield Activation(name, _operator(node), "refused", refused[id(node)].reason)
         elif id(node) in kept:
-            yield Activation(name, node.op, "kept", kept[id(node)])
+            yield Activation(name, _operator(node), "kept", kept[id(node)])
         elif is_convertible(node):
             yield _converted(node, flow)
         elif node.op in _OTHERS and editing.is_standard(node, node.op):
@@ -169,10 +174,17 @@ def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Ac
             yield Activation(name, node.op, "kept", reason)
 
 
+def _operator(node: gs.Node) -> str:
+    """What a verdict calls an activation."""
+    if editing.is_dialect(node, dialect.QCFS) and dialect.ties_of(node.op) is Ties.HALF_EVEN:
+        return f"quantiser ({editing.scalar(node.inputs[2]):.0f} levels)"
+    return str(node.op)
+
+
 def _converted(node: gs.Node, flow: TimeFlow) -> Activation:
     source = node.inputs[0]
     channels = channel_count(source, flow.types[source.name].channel_axis)
-    verdict = Activation(node.outputs[0].name, node.op, "converted", channels=channels)
+    verdict = Activation(node.outputs[0].name, _operator(node), "converted", channels=channels)
     if (limit := upper_bound(node)) is not None:
         return replace(verdict, threshold_min=limit, threshold_max=limit)
     if editing.is_dialect(node, dialect.QCFS):

@@ -31,6 +31,7 @@ from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
+from graphpass.passes.recognise_quantiser import RecogniseQuantiser
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.plan import Activation, Plan
@@ -54,6 +55,7 @@ def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
             PadConstants(),
             FreeBatch(),
             FoldBatchNorm(),
+            RecogniseQuantiser(),
             RecogniseQCFS(),
             SpellClip(),
             MoveActivation(),

@@ -42,6 +42,13 @@ class Carrier(enum.StrEnum):
     SERIAL = "serial"  # T spikes per neuron, one a step, in the order that it fires them
 
 
+class Ties(enum.StrEnum):
+    """Which count a potential gives that lies half way between two."""
+
+    HALF_UP = "half_up"  # the larger, as in QCFS
+    HALF_EVEN = "half_even"  # the even one, as in ONNX's QuantizeLinear and Round
+
+
 @dataclass(frozen=True, eq=False)
 class Neuron:
     """One layer of spiking neurons: everything that its subgraph is built from.
@@ -52,6 +59,8 @@ class Neuron:
         u = T (z + shift) / threshold + 1/2        (membrane potential, in thresholds)
         n = Clip(Floor(u), 0, T)                   (spike count)
         y = amplitude * n + baseline               (mean output)
+
+    A quantiser rounds halves to even counts: u has no 1/2 then, and n = Clip(Round(u), 0, T).
 
     Attributes:
         name: the tensor that the activation wrote in the normalised graph. Node
@@ -69,6 +78,7 @@ class Neuron:
             that was trained without quantisation.
         sign: +1 for an excitatory layer, -1 for an inhibitory one.
         carrier: train, count or serial.
+        ties: the count where u lies half way between two.
     """
 
     name: str
@@ -83,6 +93,12 @@ class Neuron:
     baseline: float = 0.0
     sign: int = 1
     carrier: Carrier = Carrier.COUNT
+    ties: Ties = Ties.HALF_UP
+
+    @property
+    def middle(self) -> float:
+        """What u has beside T (z + shift) / threshold."""
+        return 0.5 if self.ties is Ties.HALF_UP else 0.0
 
     @property
     def channels(self) -> int:
@@ -114,6 +130,7 @@ class Neuron:
             "baseline": self.baseline,
             "sign": self.sign,
             "carrier": self.carrier.value,
+            "ties": self.ties.value,
         }
 
     @classmethod
@@ -139,6 +156,7 @@ class Neuron:
             baseline=float(values["baseline"]),
             sign=int(values["sign"]),
             carrier=Carrier(values["carrier"]),
+            ties=Ties(values.get("ties", Ties.HALF_UP)),
             **arrays,
         )
 

@@ -143,7 +143,7 @@ def _matching_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
     proto, ranks = to_proto(model), ranks_of(model)
     nodes: list[onnx.NodeProto] = []
     for node in list(proto.graph.node):
-        if node.op_type == dialect.DAQCFS and node.domain == dialect.DOMAIN:
+        if dialect.family(node.op_type) == dialect.DAQCFS and node.domain == dialect.DOMAIN:
             neuron = neurons[node.output[0]]
             nodes += _matched(proto, node, neuron, ranks[neuron.name], model.opset)
             for name in _inputs(neuron.name):

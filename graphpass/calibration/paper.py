@@ -107,7 +107,7 @@ def _candidate_graph(
     proto = to_proto(model)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        if node.domain == dialect.DOMAIN and node.op_type == dialect.DAQCFS:
+        if node.domain == dialect.DOMAIN and dialect.family(node.op_type) == dialect.DAQCFS:
             neuron = neurons[node.output[0]]
             nodes += _calibrating(node, neuron, ranks[neuron.name], model.opset)
             for name in (_mean_z(neuron), _mean_y(neuron), _psi(neuron), _phi(neuron)):

@@ -32,13 +32,15 @@ def reference_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
     proto = to_proto(model)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        neuron = neurons.get(node.output[0]) if node.op_type == dialect.DAQCFS else None
+        neuron = (
+            neurons.get(node.output[0]) if dialect.family(node.op_type) == dialect.DAQCFS else None
+        )
         if neuron is not None:
             node.op_type = dialect.CLIP_RELU
             del node.input[2:], node.output[1:]
             if neuron.trained_levels is not None:
                 levels = np.array(neuron.trained_levels, np.float32)
-                node.op_type = dialect.QCFS
+                node.op_type = dialect.with_ties(dialect.QCFS, neuron.ties)
                 node.input.append(f"{neuron.name}/trained_levels")
                 nodes.append(statistics.constant(node.input[2], levels))
         nodes.append(node)

@@ -17,7 +17,7 @@ from graphpass_runtime.metadata import Neuron
 
 def build(model: Model, node: gs.Node, neuron: Neuron) -> None:
     """Turn an activation into a `graphpass::DAQCFS` with the neuron's parameters."""
-    node.op, node.domain = dialect.DAQCFS, dialect.DOMAIN
+    node.op, node.domain = dialect.with_ties(dialect.DAQCFS, neuron.ties), dialect.DOMAIN
     node.attrs.clear()
     node.inputs = parameters.inputs(model, neuron, node.inputs[0])
     node.outputs = parameters.outputs(neuron, node.outputs[0])

@@ -34,7 +34,7 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
     firing = editing.constant(model, f"{name}/steps", steps)
     if source.varies:
         conversion = np.ones((levels, levels), np.float32)
-        node.op = dialect.PARALLEL_SPIKES
+        node.op = dialect.with_ties(dialect.PARALLEL_SPIKES, neuron.ties)
         node.inputs = [
             *first,
             editing.constant(model, f"{name}/conversion_matrix", conversion),
@@ -42,7 +42,7 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
             folding.split(model, name, shape, source, levels),
         ]
     else:
-        node.op = dialect.PARALLEL_SPIKES_STATIC
+        node.op = dialect.with_ties(dialect.PARALLEL_SPIKES_STATIC, neuron.ties)
         node.inputs = [
             *first,
             firing,

@@ -35,7 +35,7 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
     ]
     if source.varies:
         ones = np.ones((1, levels), np.float32)
-        node.op = dialect.SORTED_SPIKES
+        node.op = dialect.with_ties(dialect.SORTED_SPIKES, neuron.ties)
         node.inputs = [
             *first,
             editing.constant(model, f"{name}/sum", ones),
@@ -43,5 +43,5 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
             *back,
         ]
     else:
-        node.op = dialect.SORTED_SPIKES_STATIC
+        node.op = dialect.with_ties(dialect.SORTED_SPIKES_STATIC, neuron.ties)
         node.inputs = [*first, *back]

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect, editing
 from graphpass.charging import Charge, charged
 from graphpass.model import Model
-from graphpass.neurons import Carrier, Neuron, parameters
+from graphpass.neurons import Carrier, Neuron, Ties, parameters
 from graphpass.passes.base import Pass
 
 
@@ -20,14 +20,14 @@ class CountSpikes(Pass):
     The gain T/theta and the offset go into what computes z (`charging`), so that all that
     is left of a neuron is n = Floor(Clip(u, 0, T)): the clamp fuses into the convolution
     before it, the Floor is one pass over memory. Clamping first gives the same count,
-    because 0 and T are integers.
+    because 0 and T are integers. Neurons that round half to even are NearestCounts.
     """
 
     def __init__(self, *, half_even: bool = False, nearest: bool = False) -> None:
         """Say how the form will round.
 
         Args:
-            half_even: half to even. QCFS rounds half up; adding one float32 step at T to
+            half_even: half to even. Where a neuron rounds half up, adding one float32 step at T to
                 u lifts an exact tie above the middle, well inside what `verify` calls a
                 near tie.
             nearest: neurons read u - 1/2, and n is the nearest whole number.
@@ -49,8 +49,8 @@ class CountSpikes(Pass):
         return len(nodes)
 
     def _count(self, model: Model, node: gs.Node, neuron: Neuron) -> None:
-        middle = 0.0 if self._nearest else 0.5
-        if self._half_even:
+        middle = 0.0 if self._nearest else neuron.middle
+        if self._half_even and neuron.ties is Ties.HALF_UP:
             middle += float(np.spacing(np.float32(neuron.levels)))
         _count(model, node, neuron, middle)
         if self._nearest:
@@ -66,7 +66,7 @@ def _count(model: Model, node: gs.Node, neuron: Neuron, middle: float) -> None:
     potential = charged(model, source, charge)
     potential.name = neuron.potential
     spikes = gs.Variable(neuron.spikes, np.dtype(np.float32), shape)
-    node.op = dialect.SPIKE_COUNT
+    node.op = dialect.with_ties(dialect.SPIKE_COUNT, neuron.ties)
     node.inputs = [
         potential,
         editing.constant(model, f"{neuron.name}/T", np.array(neuron.levels, np.float32)),

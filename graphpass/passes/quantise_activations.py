@@ -47,7 +47,8 @@ class QuantiseActivations(Pass):
         # The type of the output: a QCFS knows its channels where its input has lost them.
         kind = self._flow.types[node.outputs[0].name]
         count = channel_count(node.inputs[0], kind.channel_axis)
-        trained = editing.scalar(node.inputs[2]) if node.op == dialect.QCFS else None
+        quantised = editing.is_dialect(node, dialect.QCFS)
+        trained = editing.scalar(node.inputs[2]) if quantised else None
         threshold = _per_channel(np.asarray(editing.values(node.inputs[1])), count)
         assert kind.batch_axis is not None, "time flow refuses neurons without a batch"
         return Neuron(
@@ -59,6 +60,7 @@ class QuantiseActivations(Pass):
             channel_axis=kind.channel_axis if count > 1 else None,
             batch_axis=kind.batch_axis,
             trained_levels=None if trained is None else round(trained),
+            ties=dialect.ties_of(node.op),
         )
 
 

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from graphpass import dialect, editing, grids
 from graphpass.grids import Grid, Grids
 from graphpass.model import Model
+from graphpass.neurons import Ties
 from graphpass.passes.base import Pass
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import FileRecord
 
 OLDEST_OPSET = 13  # per-channel DequantizeLinear
 MOST_STEPS = grids.TOP
@@ -42,7 +44,6 @@ class QuantiseWeights(Pass):
     def apply(self, model: Model) -> int:
         """In topological order: every node finds its inputs quantised."""
         assert model.record is not None, "neurons live in the record"
-        assert model.record.steps is not None, "stage 4 has a T"
         plan = grids.find_grids(model)
         if unknown := plan.unknown:
             raise ModelError(
@@ -50,7 +51,7 @@ class QuantiseWeights(Pass):
                 where=model.name,
                 remedy="give --data, or use --form counts",
             )
-        work = _Quantiser(model, plan, model.record.steps)
+        work = _Quantiser(model, plan, model.record)
         nodes = list(model.graph.nodes)
         for node in nodes:
             work.visit(node)
@@ -60,10 +61,12 @@ class QuantiseWeights(Pass):
 class _Quantiser:
     """One walk over the graph."""
 
-    def __init__(self, model: Model, plan: Grids, levels: int) -> None:
+    def __init__(self, model: Model, plan: Grids, record: FileRecord) -> None:
+        assert record.steps is not None, "stage 4 has a T"
         self._model = model
         self._plan = plan
-        self._levels = levels
+        self._levels = record.steps
+        self._ties = {neuron.spikes: neuron.ties for neuron in record.neurons}
         self._stored: dict[int, tuple[gs.Tensor, Grid]] = {}
 
     def visit(self, node: gs.Node) -> None:
@@ -110,8 +113,9 @@ class _Quantiser:
             current = self._read(current)
         name = spikes.name
         rounded = gs.Variable(f"{name}/unbounded", np.dtype(np.uint8), spikes.shape)
+        step = _HALF_UP if self._ties[name] is Ties.HALF_UP else np.float32(1)
         scale = [
-            self._constant(f"{name}/half_up", _HALF_UP),
+            self._constant(f"{name}/step", step),
             self._constant(f"{name}/silent", np.uint8(0)),
         ]
         self._append("QuantizeLinear", [current, *scale], rounded)

@@ -1,4 +1,8 @@
-"""The quantisation-clip-floor-shift activation, however an exporter spelt it."""
+"""The quantisation-clip-floor-shift activation, however an exporter spelt it.
+
+With Round in place of Floor, and without its 1/2, it is the quantiser of quantisation-aware
+training, which rounds halves to even.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import dialect, editing
+from graphpass import editing
 from graphpass.activation import bounds
 from graphpass.model import Model
+from graphpass.neurons import Ties, qcfs
 from graphpass.passes.base import Pass
 
 _RELATIVE = 1e-5  # exporters fold constants in float32
-_LONGEST = 6  # nodes on either side of the Floor
+_LONGEST = 6  # nodes on either side of the rounding
+_TIES = {"Floor": Ties.HALF_UP, "Round": Ties.HALF_EVEN}
+_MIDDLE = {Ties.HALF_UP: 0.5, Ties.HALF_EVEN: 0.0}
 
 
 @dataclass(frozen=True)
@@ -67,48 +74,54 @@ def _step(node: gs.Node) -> tuple[NDArray[np.float64] | None, NDArray[np.float64
 
 
 class RecogniseQCFS(Pass):
-    """Replace the nodes of a QCFS by one `graphpass::QCFS`.
+    """Replace the nodes of a QCFS by one `graphpass::QCFS`, or `graphpass::QCFSHalfEven`.
 
     Whatever stands around a Floor is composed into u = gain x + offset before it and
     y = scale n after it; it is a QCFS (eq. 5 of the paper) when n is kept within 0..T,
-    offset = 1/2 and scale = 1/gain = theta/T. The longest such chain is taken: rounding
-    and clipping alone are a QCFS too, with theta = T and the real theta left around it.
+    offset = 1/2 (0 around a Round) and scale = 1/gain = theta/T. The longest such chain is
+    taken: rounding and clipping alone are a QCFS too, with theta = T and the real theta left
+    around it.
     """
 
     def apply(self, model: Model) -> int:
-        """One Floor, one candidate."""
-        floors = [n for n in model.graph.nodes if editing.is_standard(n, "Floor")]
-        return sum(_try_recognise(model, node) for node in floors)
+        """One Floor or Round, one candidate."""
+        pivots = [n for n in model.graph.nodes if editing.is_standard(n, *_TIES)]
+        return sum(_try_recognise(model, node) for node in pivots)
 
 
-def _try_recognise(model: Model, floor: gs.Node) -> bool:
+def _try_recognise(model: Model, pivot: gs.Node) -> bool:
+    ties = _TIES[pivot.op]
+    rounded = np.floor if ties is Ties.HALF_UP else np.rint
     best: list[gs.Node] = []
     found: tuple[NDArray[Any], int] | None = None
-    for before in _chains_before(model, floor):
+    for before in _chains_before(model, pivot):
         charge = _compose(_IDENTITY, before)
         if charge is None:
             continue
         emit: _Affine | None = _Affine(
-            np.ones(()), np.zeros(()), np.floor(charge.low), np.floor(charge.high)
+            np.ones(()), np.zeros(()), rounded(charge.low), rounded(charge.high)
         )
-        chain = [*before, floor]
-        for node in _nodes_after(model, floor):
+        chain = [*before, pivot]
+        for node in _nodes_after(model, pivot):
             emit = None if emit is None else emit.then(node)
             if emit is None:
                 break
             chain.append(node)
-            if len(chain) > len(best) and (match := _match(charge, emit)) is not None:
+            if len(chain) > len(best) and (match := _match(charge, emit, ties)) is not None:
                 best, found = list(chain), match
     if found is None:
         return False
-    _replace(model, best, *found)
+    source, output = _variable_input(best[0]), best[-1].outputs[0]
+    for node in best:
+        editing.detach(node)
+    model.graph.nodes.append(qcfs.node(model, source, output, *found, ties))
     return True
 
 
-def _chains_before(model: Model, floor: gs.Node) -> Iterator[list[gs.Node]]:
-    """Runs of nodes that end at the Floor's input, shortest first."""
+def _chains_before(model: Model, pivot: gs.Node) -> Iterator[list[gs.Node]]:
+    """Runs of nodes that end at the rounding's input, shortest first."""
     chain: list[gs.Node] = []
-    tensor = floor.inputs[0]
+    tensor = pivot.inputs[0]
     while len(tensor.inputs) == 1 and len(chain) < _LONGEST:
         node = tensor.inputs[0]
         if editing.single_consumer(model, tensor) is None:
@@ -120,8 +133,8 @@ def _chains_before(model: Model, floor: gs.Node) -> Iterator[list[gs.Node]]:
         tensor = _variable_input(node)
 
 
-def _nodes_after(model: Model, floor: gs.Node) -> Iterator[gs.Node]:
-    tensor = floor.outputs[0]
+def _nodes_after(model: Model, pivot: gs.Node) -> Iterator[gs.Node]:
+    tensor = pivot.outputs[0]
     for _ in range(_LONGEST):
         node = editing.single_consumer(model, tensor)
         if node is None or len(node.outputs) != 1:
@@ -141,7 +154,7 @@ def _compose(start: _Affine, nodes: list[gs.Node]) -> _Affine | None:
     return result
 
 
-def _match(charge: _Affine, emit: _Affine) -> tuple[NDArray[Any], int] | None:
+def _match(charge: _Affine, emit: _Affine, ties: Ties) -> tuple[NDArray[Any], int] | None:
     """(theta, levels) when the composition is a QCFS."""
     if not np.all(np.isfinite(emit.high)) or np.any(emit.low) or np.any(emit.offset):
         return None
@@ -149,25 +162,6 @@ def _match(charge: _Affine, emit: _Affine) -> tuple[NDArray[Any], int] | None:
     count = round(float(np.max(levels)))
     if count < 1 or not np.allclose(levels, count, rtol=_RELATIVE):
         return None
-    half = np.allclose(charge.offset, 0.5, rtol=_RELATIVE)
+    half = np.allclose(charge.offset, _MIDDLE[ties], rtol=_RELATIVE)
     same = np.allclose(charge.gain * emit.gain, 1.0, rtol=_RELATIVE)
     return (count / charge.gain, count) if half and same else None
-
-
-def _replace(model: Model, chain: list[gs.Node], theta: NDArray[Any], levels: int) -> None:
-    source, output = _variable_input(chain[0]), chain[-1].outputs[0]
-    for node in chain:
-        editing.detach(node)
-    model.graph.nodes.append(
-        gs.Node(
-            dialect.QCFS,
-            name=output.name,
-            domain=dialect.DOMAIN,
-            inputs=[
-                source,
-                editing.constant(model, f"{output.name}/threshold", theta.astype(np.float32)),
-                editing.constant(model, f"{output.name}/levels", np.array(levels, np.float32)),
-            ],
-            outputs=[output],
-        )
-    )

@@ -1,0 +1,263 @@
+"""QuantizeLinear and DequantizeLinear of an already quantised network become neurons.
+
+A pair rounds to a grid: y = s n with n = Clip(Round(x / s), low, high), where low and high are
+the ends of the integer type less the zero point. Ties go to the even n.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphpass import dialect, editing, weights
+from graphpass.activation import bounds, is_convertible
+from graphpass.model import Model
+from graphpass.neurons import Ties, qcfs
+from graphpass.passes.base import Pass
+
+#: Operators that move or compare values: what they write lies on the grid of what they read.
+_KEEPING = (
+    "Concat DepthToSpace Expand Flatten Gather GlobalMaxPool Identity MaxPool Pad Relu Reshape"
+    " Slice SpaceToDepth Split Squeeze Transpose Unsqueeze"
+).split()
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The values step * n for the whole numbers n from low to high."""
+
+    step: np.float32
+    low: int
+    high: int
+
+    def within(self, other: _Grid) -> bool:
+        """Are all of its values on the other grid?"""
+        return self.step == other.step and self.low >= other.low and self.high <= other.high
+
+    def cut(self, low: float, high: float) -> _Grid:
+        """The grid of what was kept within an interval before it was rounded."""
+        first, last = (
+            np.clip(np.rint(np.float32(end) / self.step), self.low, self.high)
+            for end in (low, high)
+        )
+        return replace(self, low=int(first), high=int(last))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """A quantiser: what it reads, its nodes, what its readers read, and its grid."""
+
+    source: gs.Tensor
+    nodes: tuple[gs.Node, ...]
+    outputs: tuple[gs.Tensor, ...]
+    grid: _Grid
+
+
+class RecogniseQuantiser(Pass):
+    """Replace pairs of QuantizeLinear and DequantizeLinear with one grid for the whole tensor.
+
+    - A grid that starts at 0 clamps there, Relu or not: `graphpass::QCFSHalfEven` with T = high.
+      A Relu or Clip before it, or a Relu behind it, is taken in.
+    - A pair that reads values on its own grid already (behind a MaxPool, say) goes away.
+    - A grid that reaches below 0 rounds a current. Between two activations it becomes a
+      neuron of the raised current x - low s, which is never below 0, and its output is
+      lowered again. Raising by an odd number of steps would take ties to the odd side: the
+      current is turned over then, high s - x.
+
+    A pair that rounds the input of the network stays, and so does a current's where nothing
+    spikes before it or behind it.
+    """
+
+    def apply(self, model: Model) -> int:
+        """Activations first: which currents lie between two of them is known then."""
+        if model.opset < dialect.OLDEST_HALF_EVEN:
+            return 0
+        count, pairs = 0, list[_Pair]()
+        for node in [n for n in model.graph.nodes if editing.is_standard(n, "QuantizeLinear")]:
+            if (pair := _read(model, node)) is None:
+                continue
+            known = _grid_of(pair.source, pairs)
+            pairs.append(pair)
+            if known is not None and known.within(pair.grid):
+                count += _try_drop(model, pair)
+            elif pair.grid.low == 0 and _is_behind(pair.source, _is_layer):
+                _replace(model, pair, _activation)
+                count += 1
+        return count + sum(_try_raise(model, pair) for pair in pairs if pair.grid.low < 0)
+
+
+def _read(model: Model, quantise: gs.Node) -> _Pair | None:
+    """The pair that a QuantizeLinear starts."""
+    grid, tensor, nodes = _grid(quantise), quantise.outputs[0], [quantise]
+    if grid is None:
+        return None
+    clip = editing.single_consumer(model, tensor)
+    if clip is not None and editing.is_standard(clip, "Clip"):
+        zero = _zero_point(quantise)
+        ends = [editing.scalar(editing.present(clip.inputs, index)) for index in (1, 2)]
+        if ends[0] is None or ends[1] is None:
+            return None
+        low, high = (
+            int(np.clip(end - zero, grid.low, grid.high)) for end in ends if end is not None
+        )
+        grid, tensor = replace(grid, low=low, high=high), clip.outputs[0]
+        nodes.append(clip)
+    readers = list(tensor.outputs)
+    if editing.is_output(model, tensor) or not all(_undoes(r, quantise) for r in readers):
+        return None
+    outputs = [reader.outputs[0] for reader in readers]
+    if not outputs or (len(outputs) > 1 and any(editing.is_output(model, o) for o in outputs)):
+        return None
+    source = quantise.inputs[0]
+    while len(source.inputs) == 1 and (interval := bounds(source.inputs[0])) is not None:
+        grid = grid.cut(*interval)
+        source = next(t for t in source.inputs[0].inputs if not isinstance(t, gs.Constant))
+    relu = editing.single_consumer(model, outputs[0]) if len(outputs) == 1 else None
+    if relu is not None and editing.is_standard(relu, "Relu"):
+        grid, outputs = grid.cut(0.0, np.inf), [relu.outputs[0]]
+        readers.append(relu)
+    if not grid.low <= 0 < grid.high:
+        return None
+    return _Pair(source, (*nodes, *readers), tuple(outputs), grid)
+
+
+def _grid(node: gs.Node) -> _Grid | None:
+    """Of a QuantizeLinear or DequantizeLinear; None when it has more than one, or no integers."""
+    step, zero = editing.values(node.inputs[1]), editing.present(node.inputs, 2)
+    if step is None or step.size != 1 or step.dtype != np.float32 or not 0 < step.item() < np.inf:
+        return None
+    if zero is not None and editing.scalar(zero) is None:
+        return None
+    if zero is None and node.attrs.get("output_dtype"):
+        return None
+    dtype = "uint8" if zero is None else str(np.asarray(editing.values(zero)).dtype)
+    if (found := re.fullmatch(r"(u?)int(\d+)", dtype)) is None:
+        return None
+    span, middle = 2 ** int(found[2]), _zero_point(node)
+    lowest = 0 if found[1] else -span // 2
+    return _Grid(np.float32(step.item()), lowest - middle, lowest + span - 1 - middle)
+
+
+def _zero_point(node: gs.Node) -> int:
+    return int(editing.scalar(editing.present(node.inputs, 2)) or 0)
+
+
+def _undoes(node: gs.Node, quantise: gs.Node) -> bool:
+    """Is it the DequantizeLinear of the same grid?"""
+    return editing.is_standard(node, "DequantizeLinear") and _grid(node) == _grid(quantise)
+
+
+def _grid_of(tensor: gs.Tensor, pairs: list[_Pair]) -> _Grid | None:
+    """The grid that a tensor's values lie on, through operators that keep them there."""
+    for pair in pairs:
+        if any(tensor is output for output in pair.outputs):
+            return pair.grid
+    if len(tensor.inputs) != 1 or not editing.is_standard(tensor.inputs[0], *_KEEPING):
+        return None
+    node = tensor.inputs[0]
+    read = node.inputs if node.op == "Concat" else node.inputs[:1]
+    found = [_grid_of(source, pairs) for source in read]
+    known = [grid for grid in found if grid is not None]
+    if len(known) != len(found) or len({grid.step for grid in known}) != 1:
+        return None
+    low, high = min(grid.low for grid in known), max(grid.high for grid in known)
+    if node.op == "Pad":
+        value = editing.present(node.inputs, 2)
+        if node.attrs.get("value") or (value is not None and editing.scalar(value) != 0.0):
+            return None
+        low = min(low, 0)
+    return _Grid(known[0].step, max(low, 0) if node.op == "Relu" else low, high)
+
+
+def _is_layer(node: gs.Node) -> bool:
+    return editing.is_standard(node, *weights.LAYERS)
+
+
+def _is_behind(tensor: gs.Tensor, wanted: Callable[[gs.Node], bool]) -> bool:
+    """Is there such a node among those that a tensor is computed by?"""
+    return _finds(list(tensor.inputs), wanted, lambda node: node.inputs, lambda t: t.inputs)
+
+
+def _is_ahead(tensor: gs.Tensor, wanted: Callable[[gs.Node], bool]) -> bool:
+    """Is there such a node among those that a tensor reaches?"""
+    return _finds(list(tensor.outputs), wanted, lambda node: node.outputs, lambda t: t.outputs)
+
+
+def _finds(
+    waiting: list[gs.Node],
+    wanted: Callable[[gs.Node], bool],
+    tensors: Callable[[gs.Node], list[gs.Tensor]],
+    nodes: Callable[[gs.Tensor], list[gs.Node]],
+) -> bool:
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if wanted(node):
+            return True
+        if id(node) not in seen:
+            seen.add(id(node))
+            for tensor in tensors(node):
+                waiting += nodes(tensor)
+    return False
+
+
+def _try_drop(model: Model, pair: _Pair) -> bool:
+    """Let its readers read what it reads."""
+    ends = [*model.graph.inputs, *model.graph.outputs]
+    if any(pair.source is tensor for tensor in ends) and editing.is_output(model, pair.outputs[0]):
+        return False  # both names are part of the interface
+    for node in pair.nodes:
+        editing.detach(node)
+    for output in pair.outputs:
+        editing.redirect(model, output, pair.source)
+    return True
+
+
+def _replace(model: Model, pair: _Pair, make: Callable[[Model, _Pair, gs.Tensor], None]) -> None:
+    """Put other nodes in its place."""
+    output, *others = pair.outputs
+    for node in pair.nodes:
+        editing.detach(node)
+    for other in others:
+        editing.redirect(model, other, output)
+    make(model, pair, output)
+
+
+def _activation(model: Model, pair: _Pair, output: gs.Tensor) -> None:
+    theta, levels = pair.grid.step * np.float32(pair.grid.high), pair.grid.high
+    node = qcfs.node(model, pair.source, output, np.asarray(theta), levels, Ties.HALF_EVEN)
+    model.graph.nodes.append(node)
+
+
+def _try_raise(model: Model, pair: _Pair) -> bool:
+    inside = _is_behind(pair.source, is_convertible)
+    inside = inside and any(_is_ahead(output, is_convertible) for output in pair.outputs)
+    if not inside or (pair.grid.low % 2 and pair.grid.high % 2):
+        return False
+    _replace(model, pair, _raised)
+    return True
+
+
+def _raised(model: Model, pair: _Pair, output: gs.Tensor) -> None:
+    """Y = n(x + c) - c, or y = c - n(c - x)."""
+    grid, name, source = pair.grid, output.name, pair.source
+    turned = grid.low % 2 != 0
+    distance = np.asarray(grid.step * np.float32(grid.high if turned else -grid.low))
+    levels = grid.high - grid.low
+    by = editing.constant(model, f"{name}/distance", distance)
+    current = gs.Variable(
+        editing.fresh_name(model, f"{name}/above_zero"), source.dtype, source.shape
+    )
+    raised = gs.Variable(editing.fresh_name(model, f"{name}/raised"), source.dtype, source.shape)
+    theta = np.asarray(grid.step * np.float32(levels))
+    up = ("Sub", [by, source]) if turned else ("Add", [source, by])
+    down = [by, raised] if turned else [raised, by]
+    model.graph.nodes += [
+        gs.Node(up[0], f"{name}/raise", inputs=up[1], outputs=[current]),
+        qcfs.node(model, current, raised, theta, levels, Ties.HALF_EVEN),
+        gs.Node("Sub", f"{name}/lower", inputs=down, outputs=[output]),
+    ]

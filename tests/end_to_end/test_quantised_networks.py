@@ -1,0 +1,153 @@
+"""Networks that are quantised already: the SNN at their own number of levels is the same network.
+
+Steps are powers of two and weights dyadic, so that currents lie on ties as often as beside them
+and float32 sums are exact: outputs must be equal, not close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from graphpass import convert, inspect, verify
+from graphpass.forms import FORMS
+from graphpass_runtime.metadata import Carrier, FileRecord, Ties
+
+SAME = [name for name, form in FORMS.items() if form.same]
+LEVELS = 15
+
+
+def pair(source: str, output: str, zero: str = "z", step: str = "s") -> str:
+    """A quantiser of 15 levels, as a framework writes one that has fewer than its type."""
+    return (
+        f"{output}_q = QuantizeLinear ({source}, {step}, {zero})"
+        f" {output}_c = Clip ({output}_q, z, top)"
+        f" {output} = DequantizeLinear ({output}_c, {step}, {zero}) "
+    )
+
+
+CONSTANTS = (
+    "float s = {0.5}, float s2 = {1.0}, float si = {0.5}, uint8 z = {0}, uint8 top = {15}, uint8 even = {8},"
+    " uint8 odd = {7}, uint8 middle = {128}, float ws = {0.125}, int8 wz = {0}"
+)
+
+
+def residual(zero: str) -> str:
+    """As ONNX Runtime's static quantisation writes it: the branch is rounded before the sum."""
+    return (
+        f"g (float[N,2,4,4] x) => (float[N,2,4,4] y) <{CONSTANTS}> {{"
+        " i_q = QuantizeLinear (x, si, middle) i = DequantizeLinear (i_q, si, middle)"
+        " k1 = DequantizeLinear (w1, ws, wz) k2 = DequantizeLinear (w2, ws, wz)"
+        " a = Conv <pads = [1,1,1,1]> (i, k1, b1) " + pair("a", "r")
+        + " b = Conv <pads = [1,1,1,1]> (r, k2, b1) " + pair("b", "c", zero)
+        + " d = Add (c, r) " + pair("d", "e", step="s2")
+        + " m = MaxPool <kernel_shape = [3,3], pads = [1,1,1,1]> (e) " + pair("m", "n", step="s2")
+        + " y = Conv <pads = [1,1,1,1]> (n, k2) }"
+    )  # fmt: skip
+
+
+@pytest.fixture
+def network(write_model: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a network with random int8 weights."""
+
+    def write(text: str, opset: int = 17) -> Path:
+        rng = np.random.default_rng(3)
+        weights = {n: rng.integers(-6, 7, (2, 2, 3, 3)).astype(np.int8) for n in ("w1", "w2")}
+        bias = np.array([0.25, 2.0], np.float32)
+        return write_model(text, {**weights, "b1": bias}, opset=opset)
+
+    return write
+
+
+def as_written(path: Path, x: Any) -> Any:
+    """Outputs without ONNX Runtime's optimiser, which joins quantisers to integer kernels."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def inputs(samples: int) -> Any:
+    """On the grid of the input, far beyond the ends of the grids behind it."""
+    return (np.random.default_rng(samples).integers(-40, 41, (samples, 2, 4, 4)) / 8).astype("f4")
+
+
+@pytest.mark.parametrize("zero", ["even", "odd"])
+@pytest.mark.parametrize("form", SAME)
+def test_same_outputs_in_every_form(
+    network: Any, tmp_path: Path, bare_run: Any, form: str, zero: str
+) -> None:
+    ann, snn = network(residual(zero)), tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=LEVELS, form=form)
+    assert [a.status for a in result.activations] == ["converted"] * 3
+    assert {n.ties for n in result.record.neurons} == {Ties.HALF_EVEN}
+    assert {n.trained_levels for n in result.record.neurons} == {LEVELS}
+    for samples in (1, 3, 8):
+        x = inputs(samples)
+        expected = as_written(ann, x)
+        assert len(np.unique(expected)) > 20
+        # A mean over 15 steps is not exact; a count that differs would be an error of 1/16.
+        atol = 1e-5 if FORMS[form].carrier is Carrier.TRAIN else 0.0
+        np.testing.assert_allclose(bare_run(snn, {"x": x})["y"], expected, rtol=0, atol=atol)
+
+
+def test_the_network_above_has_ties(network: Any, tmp_path: Path) -> None:
+    convert(network(residual("odd")), tmp_path / "snn.onnx", steps=LEVELS, stages=tmp_path)
+    proto = onnx.load(tmp_path / "3-calibrated.onnx")
+    record = FileRecord.from_props({p.key: p.value for p in proto.metadata_props})
+    assert record is not None
+    names = [neuron.potential for neuron in record.neurons]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    for u in session.run(names, {"x": inputs(8)}):
+        inside = u[(u > 0) & (u < LEVELS)]
+        assert np.mean(inside % 1 == 0.5) > 0.1
+        assert len(np.unique(np.rint(inside))) > 5
+
+
+@pytest.mark.parametrize("form", SAME)
+@pytest.mark.parametrize("strict", [False, True])
+def test_verify_finds_no_difference(network: Any, tmp_path: Path, form: str, strict: bool) -> None:
+    ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
+    convert(ann, snn, steps=LEVELS, form=form, stages=tmp_path)
+    for reference in (ann, tmp_path / "3-calibrated.onnx"):
+        found = verify(reference, snn, [{"x": inputs(8)}], strict=strict)
+        assert found.equal
+        assert found.origin_near_tie == found.downstream == 0
+        assert found.max_abs_diff < 1e-5
+
+
+def test_other_numbers_of_steps_are_calibrated(network: Any, tmp_path: Path) -> None:
+    ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=8, data=[{"x": inputs(32)}], form="counts")
+    assert {n.levels for n in result.record.neurons} == {8}
+    x = inputs(64)
+    session = onnxruntime.InferenceSession(str(snn))
+    error = session.run(None, {"x": x})[0] - as_written(ann, x)
+    assert np.sqrt(np.mean(error**2) / np.mean(as_written(ann, x) ** 2)) < 0.25
+
+
+def test_int8_rounds_ties_as_the_file_says(network: Any, tmp_path: Path) -> None:
+    snn = tmp_path / "snn.onnx"
+    convert(network(residual("odd")), snn, steps=LEVELS, form="int8", data=[{"x": inputs(32)}])
+    proto = onnx.load(snn)
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    scales = [
+        arrays[n.input[1]]
+        for n in proto.graph.node
+        if n.op_type == "QuantizeLinear" and n.output[0].endswith("/unbounded")
+    ]
+    assert len(scales) == 3
+    assert all(scale == 1.0 for scale in scales)
+
+
+def test_inspect_names_the_quantiser(network: Any) -> None:
+    found = inspect(network(residual("odd")))
+    assert found.convertible
+    assert [a.operator for a in found.activations] == ["quantiser (15 levels)"] * 3
