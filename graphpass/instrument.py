@@ -26,11 +26,11 @@ Counts = NDArray[np.int32]
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def spiking_record(model: Model) -> FileRecord:
-    """The record of a file whose neurons can be compared count by count.
+def neurons_record(model: Model) -> FileRecord:
+    """The record of a file with neurons whose counts depend on nothing but their input.
 
     Raises:
-        ModelError: it has none, or serial ones, or its form is another network.
+        ModelError: it has none, or serial ones.
     """
     if model.record is None or not model.record.neurons:
         raise ModelError(
@@ -43,14 +43,29 @@ def spiking_record(model: Model) -> FileRecord:
             where=model.name,
             remedy="verify the parallel forms, and compare serial ones by accuracy (evaluate)",
         )
-    form = FORMS.get(model.record.form or "")
-    if form is not None and not form.same:
-        raise ModelError(
-            f"form '{model.record.form}' rounds weights: a close network, not the same one",
-            where=model.name,
-            remedy="compare accuracies: graphpass evaluate SNN --reference OTHER",
-        )
     return model.record
+
+
+def is_close(record: FileRecord) -> bool:
+    """Does the file hold a close network, one that rounds weights, and not the same one?"""
+    form = FORMS.get(record.form or "")
+    return form is not None and not form.same
+
+
+def spiking_record(model: Model) -> FileRecord:
+    """The record of a file whose neurons can be compared count by count.
+
+    Raises:
+        ModelError: it has none, or serial ones, or its form is another network.
+    """
+    record = neurons_record(model)
+    if is_close(record):
+        raise ModelError(
+            f"form '{record.form}' rounds weights: a close network, which is no reference",
+            where=model.name,
+            remedy="give it second, behind the network that it rounds",
+        )
+    return record
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,21 +183,36 @@ def _shown(
     """Names of the tensors that show a neuron's potential and spikes, pooled if asked for."""
     if not pools:
         return neuron.potential, neuron.spikes
-    binary = gs.Variable(f"{neuron.name}/binary", np.dtype(np.float32))
-    cast = gs.Node("Cast", attrs={"to": 1}, inputs=[tensors[neuron.spikes]], outputs=[binary])
+    potential = _pooled(model, tensors[neuron.potential], pools, f"{neuron.name}/pooled_potential")
+    return potential, pooled_spikes(model, neuron, tensors, pools)
+
+
+def pooled_spikes(
+    model: Model,
+    neuron: Neuron,
+    tensors: Mapping[str, gs.Tensor],
+    pools: tuple[Mapping[str, Any], ...],
+) -> str:
+    """Name of the tensor of a neuron's spikes behind max pools, which the model gets."""
+    if not pools:
+        return neuron.spikes
+    real = gs.Variable(f"{neuron.name}/real_spikes", np.dtype(np.float32))
+    cast = gs.Node("Cast", attrs={"to": 1}, inputs=[tensors[neuron.spikes]], outputs=[real])
     model.graph.nodes.append(cast)
-    names = []
-    for kind, source in (("potential", tensors[neuron.potential]), ("spikes", binary)):
-        current = source
-        for index, pool in enumerate(pools):
-            pooled = gs.Variable(f"{neuron.name}/pooled_{kind}_{index}", np.dtype(np.float32))
-            attrs = dict(pool["attrs"])
-            model.graph.nodes.append(
-                gs.Node(pool["op"], attrs=attrs, inputs=[current], outputs=[pooled])
-            )
-            current = pooled
-        names.append(current.name)
-    return names[0], names[1]
+    return _pooled(model, real, pools, f"{neuron.name}/pooled_spikes")
+
+
+def _pooled(
+    model: Model, source: gs.Tensor, pools: tuple[Mapping[str, Any], ...], name: str
+) -> str:
+    for index, pool in enumerate(pools):
+        pooled = gs.Variable(f"{name}_{index}", np.dtype(np.float32))
+        attrs = dict(pool["attrs"])
+        model.graph.nodes.append(
+            gs.Node(pool["op"], attrs=attrs, inputs=[source], outputs=[pooled])
+        )
+        source = pooled
+    return str(source.name)
 
 
 def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:

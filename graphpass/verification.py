@@ -5,6 +5,8 @@ that a membrane potential at a threshold may fall on either side of it. Therefor
 sample is followed to the first layer where its counts differ: those counts are
 origins, and must be near ties. What differs later in that sample is downstream of an
 origin, reported and not judged. Equal means: no origin that is not a near tie.
+
+A form that rounds weights is another network, compared in `quantised_verification`.
 """
 
 from __future__ import annotations
@@ -15,14 +17,24 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
 from graphpass.calibration.measuring import Progress
-from graphpass.instrument import Instrumented, Reading, spiking_record
+from graphpass.instrument import (
+    Instrumented,
+    Reading,
+    is_close,
+    neurons_record,
+    spiking_record,
+)
 from graphpass.model import Model, load
 from graphpass.neurons import Carrier, Neuron, daqcfs
-from graphpass_runtime.errors import ModelError
+from graphpass.quantised_verification import (
+    QuantisedComparison,
+    QuantisedVerification,
+    per_sample,
+)
+from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
 from graphpass_runtime.preprocess import Preprocess
@@ -82,14 +94,16 @@ def verify(
     provider: str = "auto",
     threads: int | None = None,
     progress: Progress = lambda _title, _samples: lambda _done: None,
-) -> Verification:
+) -> Verification | QuantisedVerification:
     """Compare the spike counts of an SNN with those of its reference.
 
     Args:
         reference: a DA-QCFS stage file, another form of the SNN, a QCFS ANN whose levels
             are the SNN's T, or the ANN itself (DA-QCFS is then rebuilt from what the
             SNN says about its neurons).
-        snn: the SNN, or a DA-QCFS stage file.
+        snn: the SNN, or a DA-QCFS stage file. One of form `int8` is a close network: it
+            is compared with its own integers, and how close it is to the reference is
+            reported.
         data: see `graphpass_runtime.data.open_data`.
         samples: use this many, spread evenly.
         strict: feed every layer of the SNN the reference's counts, so that each layer is
@@ -102,11 +116,25 @@ def verify(
     Raises:
         ModelError: the SNN has no neurons, or was not made from this reference.
         DataError: data that does not fit.
+        OptionError: strict, for form `int8`, whose layers are always judged alone.
     """
     candidate = load(snn)
-    record = spiking_record(candidate)
+    record = neurons_record(candidate)
     wanted = _reference_model(reference, record)
     options = {"provider": provider, "threads": threads}
+    if is_close(record):
+        if strict:
+            raise OptionError(
+                f"form '{record.form}' has no strict mode: its layers are always judged alone",
+                remedy="leave --strict out",
+            )
+        close = QuantisedComparison(wanted, candidate, options)
+        given = [(snn, record), (reference, None)]
+        source = open_model_data(data, close.reference.session.inputs, given, preprocess, samples)
+        advance = progress("comparing", source.samples)
+        for batch in source.batches(_batch_size(record)):
+            advance(close.add(batch.feeds))
+        return close.result
     left = Instrumented(wanted, record, options)
     right = Instrumented(candidate, spiking_record(wanted), options)
     source = open_model_data(
@@ -225,12 +253,6 @@ def _compare_outputs(result: Verification, expected: Reading, found: Reading) ->
         if a.size and a.dtype.kind == "f":
             result.max_abs_diff = max(result.max_abs_diff, float(np.abs(a - b).max()))
     size = len(next(iter(expected.counts.values())))
-    first, second = (_per_sample(side.outputs[0], size) for side in (expected, found))
+    first, second = (per_sample(side.outputs[0], size) for side in (expected, found))
     same = first.argmax(axis=1) == second.argmax(axis=1)
     return int(np.broadcast_to(same, size).sum())
-
-
-def _per_sample(output: NDArray[Any], size: int) -> NDArray[Any]:
-    """One row per sample; one row for all when the output has no batch axis."""
-    batched = output.ndim > 0 and output.shape[0] == size
-    return output.reshape(size if batched else 1, -1)

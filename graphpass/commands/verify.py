@@ -33,8 +33,14 @@ def verify(
 
     REFERENCE is the ANN, a stage file from 2-daqcfs on, or another form of the SNN. Exit
     code 1 when a count differs first in its sample without being a near tie.
+
+    An SNN of form int8 is a close network, not the same one. Exit code 1 when ONNX Runtime
+    rounds to other levels than the file's integers say, near ties aside, or when the
+    integers are not those that an ANN or a stage file rounds to (another form does not say).
+    How far it is from REFERENCE, layer by layer, is shown and not judged.
     """
-    from graphpass.reports.tables import verification_table
+    from graphpass.quantised_verification import QuantisedVerification
+    from graphpass.reports.tables import agreement_table, verification_table
     from graphpass.verification import verify as run
 
     chosen["preprocess"] = options.read_preprocess(preprocess_file, mean, std)
@@ -44,4 +50,6 @@ def verify(
         output.print_json(result.to_json())
     else:
         output.show(verification_table(result))
+        if isinstance(result, QuantisedVerification):
+            output.show(agreement_table(result))
     sys.exit(0 if result.equal else 1)

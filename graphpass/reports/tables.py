@@ -11,6 +11,7 @@ from rich.table import Table
 from graphpass.diagnosis import Diagnosis, Layer
 from graphpass.inspection import Inspection
 from graphpass.plan import Activation
+from graphpass.quantised_verification import QuantisedVerification
 from graphpass.step_search import StepSearch
 from graphpass.verification import Verification
 from graphpass_runtime.benchmark import Benchmark
@@ -112,12 +113,29 @@ def placement_table(result: Placement) -> Table:
     return table
 
 
-def verification_table(result: Verification) -> Table:
+def verification_table(result: Verification | QuantisedVerification) -> Table:
     """What was compared, and what differed."""
     table = _table("comparison", "")
-    for name, value in result.to_json().items():
+    quantised = isinstance(result, QuantisedVerification)
+    for name, value in (result.measures() if quantised else result.to_json()).items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        table.add_row(name.replace("_", " "), str(shown))
+        table.add_row(name.replace("_", " "), "not checked" if value is None else str(shown))
+    return table
+
+
+def agreement_table(result: QuantisedVerification) -> Table:
+    """One row per spiking layer: how close its counts are to the reference's."""
+    table = _table("layer", "counts", "differ", "by more than 1", "mean difference", "largest")
+    for layer in result.agreement:
+        values = layer.to_json()
+        table.add_row(
+            _plain(layer.name),
+            f"{layer.counts:,}",
+            f"{100 * values['differ']:.2f} %",
+            f"{100 * values['differ_by_more_than_one']:.2f} %",
+            f"{values['mean_abs_diff']:.4f}",
+            f"{layer.largest}",
+        )
     return table
 
 

@@ -25,9 +25,12 @@ LAYERS = (
     {"__main__"},
     {"cli", "commands"},
     {"__init__"},  # the public API
-    {"pipeline", "inspection", "verification", "reports", "step_search"},
+    {
+        *("pipeline", "inspection", "verification", "quantised_verification", "reports"),
+        "step_search",
+    },
     {"diagnosis"},
-    {"stages", "instrument", "options"},
+    {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
     {"passes", "calibration", "plan"},
     {"charging", "grids"},

@@ -16,6 +16,7 @@ import pytest
 
 from graphpass import Session, convert, verify
 from graphpass.grids import weight_limit
+from graphpass.quantised_verification import QuantisedVerification
 from graphpass_runtime.errors import DataError, ModelError, OptionError
 
 Write = Callable[..., Path]
@@ -268,10 +269,16 @@ def test_unknown_ranges_ask_for_data(made: Callable[..., Path], tmp_path: Path) 
         convert(tmp_path / "3-calibrated.onnx", tmp_path / "new.onnx", form="int8")
 
 
-def test_verify_refuses_a_close_network(made: Callable[..., Path], tmp_path: Path) -> None:
-    path = made(8)
-    with pytest.raises(ModelError, match="rounds weights: a close network"):
-        verify(tmp_path / "3-calibrated.onnx", path, [images(2)])
+@pytest.mark.parametrize("steps", [1, 32, 255])
+def test_verify_judges_it_by_its_integers(
+    made: Callable[..., Path], tmp_path: Path, steps: int
+) -> None:
+    path = made(steps)
+    result = verify(tmp_path / "3-calibrated.onnx", path, [images(8)])
+    assert isinstance(result, QuantisedVerification)
+    assert result.equal
+    assert (result.level_wrong, result.changed) == (0, ())
+    assert result.integer_layers == 8
 
 
 def test_int8_is_close_to_counts(made: Callable[..., Path], tmp_path: Path) -> None:
