@@ -70,6 +70,14 @@ class Grid:
         return cls(scale, round(-low / scale))
 
 
+@dataclass(frozen=True)
+class Axes:
+    """The number of a tensor's axes, and which one its channels lie on."""
+
+    rank: int
+    channels: int
+
+
 @dataclass
 class Grids:
     """What is held as uint8.
@@ -135,6 +143,21 @@ def measurable(model: Model) -> list[str]:
                 if not known and tensor.dtype == np.float32:
                     found[tensor.name] = tensor
     return list(found)
+
+
+def read_by_layers(model: Model) -> dict[str, Axes]:
+    """The tensors that layers with integer weights may read."""
+    useful, found = _useful_nodes(model), {}
+    for node in model.graph.nodes:
+        if id(node) in useful and is_integer_layer(node):
+            source = node.inputs[0]
+            if node.op == "Conv" or source.shape is None:
+                rank = 4 if node.op == "Conv" else 2
+            else:
+                rank = len(source.shape)
+            if source.dtype == np.float32:
+                found[source.name] = Axes(rank, 1 if node.op == "Conv" else rank - 1)
+    return found
 
 
 def _may_be_integer(node: gs.Node) -> bool:

@@ -200,7 +200,7 @@ class _Run:
         what = f"the ranges of {len(missing)} currents"
         measuring = self.measuring(missing or self._options.data, what)
         if measuring is not None:
-            stages.record_current_ranges(model, form, measuring)
+            stages.measure_currents(model, form, measuring)
 
     def diagnose(self) -> None:
         """Compare the calibrated network with the ANN, if asked for and possible."""

@@ -255,7 +255,7 @@ def changed_integers(wanted: Model, candidate: Model) -> tuple[str, ...] | None:
     if record.stage is Stage.SPIKING or own.form is None:
         return None
     again = from_proto(to_proto(wanted), name=wanted.name)
-    again.note(ranges=record.ranges or own.ranges)
+    again.note(ranges=record.ranges or own.ranges, means=record.means or own.means)
     infer_shapes(again)
     stages.emit(again, own.form)
     expected, found = _parts(to_proto(again).graph), _parts(to_proto(candidate).graph)

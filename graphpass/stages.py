@@ -12,11 +12,11 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
 from graphpass.calibration.measuring import Measuring
-from graphpass.calibration.ranges import record_ranges
+from graphpass.calibration.ranges import record_currents
 from graphpass.calibration.rules import RULES
 from graphpass.calibration.thresholds import record_maximum
 from graphpass.forms import ALL_FORMS, FORMS
-from graphpass.grids import find_grids, measurable
+from graphpass.grids import find_grids, measurable, read_by_layers
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
 from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
@@ -131,10 +131,11 @@ def without_range(model: Model, form: str) -> list[str]:
     return find_grids(_counting(model, form)).unknown
 
 
-def record_current_ranges(model: Model, form: str, measuring: Measuring) -> None:
+def measure_currents(model: Model, form: str, measuring: Measuring) -> None:
     """Measure the currents that the form rounds, in the network that it rounds them in."""
     counting = _counting(model, form)
-    model.note(ranges=record_ranges(counting, measurable(counting), measuring))
+    found = record_currents(counting, measurable(counting), read_by_layers(counting), measuring)
+    model.note(ranges=found.ranges, means=found.means)
 
 
 def _counting(model: Model, form: str) -> Model:

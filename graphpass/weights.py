@@ -70,7 +70,7 @@ def scale_inputs(model: Model, layer: gs.Node, factor: Vector) -> bool:
     weight, _ = _constants(layer)
     if weight is None:
         return False
-    along = _along_inputs(layer, weight, factor)
+    along = along_inputs(layer, weight, factor)
     if along is None:
         return False
     name = layer.outputs[0].name
@@ -97,6 +97,34 @@ def largest_per_output(layer: gs.Node) -> Vector | None:
         by_channel = size.max(axis=1 if transposed else 0)
     largest: Vector = np.maximum(by_channel, np.abs(bias)).astype(np.float64)
     return largest
+
+
+def along_inputs(layer: gs.Node, weight: NDArray[Any], factor: Vector) -> Vector | None:
+    """`factor` in a shape that multiplies the input channels; None when sizes differ.
+
+    Args:
+        layer: Conv, ConvTranspose, Gemm, or MatMul by a constant.
+        weight: its weight.
+        factor: per input channel, ``[C]`` or ``[1]``.
+    """
+    groups = int(layer.attrs.get("group", 1))
+    tail = [1] * (weight.ndim - 2)
+    if layer.op == "Conv":
+        channels = weight.shape[1] * groups
+    elif layer.op == "Gemm" and layer.attrs.get("transB", 0):
+        channels = weight.shape[1]
+    else:
+        channels = weight.shape[0]
+    if factor.size not in (1, channels):
+        return None
+    factor = np.broadcast_to(factor, channels)
+    if layer.op == "Conv":
+        # [C_out, C_in / group, ...]: output channels of one group together.
+        rows = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)
+        return rows.reshape(*weight.shape[:2], *tail)
+    if layer.op == "Gemm" and layer.attrs.get("transB", 0):
+        return factor.reshape(1, -1)
+    return factor.reshape(-1, 1, *tail)
 
 
 def _constants(layer: gs.Node) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
@@ -132,25 +160,3 @@ def _along_outputs(layer: gs.Node, weight: NDArray[Any], gain: Vector) -> Vector
     groups = int(layer.attrs.get("group", 1))
     per_group = np.repeat(gain.reshape(groups, -1), weight.shape[0] // groups, axis=0)
     return per_group.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
-
-
-def _along_inputs(layer: gs.Node, weight: NDArray[Any], factor: Vector) -> Vector | None:
-    """`factor` in a shape that multiplies the input channels; None when sizes differ."""
-    groups = int(layer.attrs.get("group", 1))
-    tail = [1] * (weight.ndim - 2)
-    if layer.op == "Conv":
-        channels = weight.shape[1] * groups
-    elif layer.op == "Gemm" and layer.attrs.get("transB", 0):
-        channels = weight.shape[1]
-    else:
-        channels = weight.shape[0]
-    if factor.size not in (1, channels):
-        return None
-    factor = np.broadcast_to(factor, channels)
-    if layer.op == "Conv":
-        # [C_out, C_in / group, ...]: output channels of one group together.
-        rows = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-        return rows.reshape(*weight.shape[:2], *tail)
-    if layer.op == "Gemm" and layer.attrs.get("transB", 0):
-        return factor.reshape(1, -1)
-    return factor.reshape(-1, 1, *tail)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -209,6 +210,13 @@ class State:
         )
 
 
+def _finite(values: list[Any]) -> tuple[float, ...]:
+    numbers = tuple(map(float, values))
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a mean is not finite")
+    return numbers
+
+
 def _to_list(array: NDArray[np.float32]) -> list[float]:
     # str(float32) is the shortest decimal that reads back as the same float32,
     # about half as long as the float64 spelling.
@@ -236,6 +244,7 @@ class FileRecord:
             computes one step: it is run T times, and its outputs count after the last.
         precision: what the file computes in, where that is not float32: ``fp16``.
         ranges: smallest and largest value of currents, by tensor name, for form ``int8``.
+        means: mean per channel of what layers read, by tensor name, for the same form.
     """
 
     stage: Stage
@@ -250,6 +259,7 @@ class FileRecord:
     states: tuple[State, ...] = ()
     precision: str | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_props(self) -> dict[str, str]:
         """The record as ONNX metadata entries, the same bytes for the same record."""
@@ -267,6 +277,7 @@ class FileRecord:
             "states": [state.to_json() for state in self.states] or None,
             "precision": self.precision,
             "ranges": {name: list(ends) for name, ends in self.ranges.items()} or None,
+            "means": {name: list(mean) for name, mean in self.means.items()} or None,
         }
         return {
             PREFIX + key: value if isinstance(value, str) else _dump(value)
@@ -311,6 +322,9 @@ class FileRecord:
                 ranges={
                     name: (float(low), float(high))
                     for name, (low, high) in (_load(own, "ranges", dict) or {}).items()
+                },
+                means={
+                    name: _finite(mean) for name, mean in (_load(own, "means", dict) or {}).items()
                 },
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -158,7 +158,8 @@ class Session:
     def bind(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Bound:
         """Keep a batch on the device, to run it again and again without copies.
 
-        The batch is run whole: it is not cut up to fit the memory.
+        The batch is run whole: it is not cut up to fit the memory. A file of one time-step
+        is run T times, its states on the device too.
 
         Args:
             feeds: as for `run`; every later batch has the same shapes.
@@ -166,16 +167,10 @@ class Session:
 
         Raises:
             DataError: as for `run`, or a batch of another size than the file fixes.
-            OptionError: no such output, or a file that is run once per time-step.
+            OptionError: no such output.
             ModelError: ONNX Runtime fails while running.
         """
         names = self._names(outputs)
-        if self.record and self.record.states:
-            raise OptionError(
-                "is run once per time-step and cannot be bound",
-                where=self.where,
-                remedy="use run()",
-            )
         chunk = next(split(self._checked(feeds), self._batched, literal=self.batch, limit=None))
         if not chunk.whole:
             raise DataError(
@@ -183,13 +178,15 @@ class Session:
                 where=self.where,
                 remedy=f"bind exactly {self.batch} samples",
             )
+        stepper = self._ort if isinstance(self._ort, Stepper) else None
         return Bound(
-            self._ort,
+            self._ort if stepper is None else stepper.session,
             chunk.feeds,
             names,
             device=device_of(self.provider, self._source.options),
             cuda_graph=self._source.cuda_graph,
             where=self.where,
+            steps=None if stepper is None else stepper.steps_for(chunk.feeds),
         )
 
     def placement(self, feeds: Mapping[str, Array] | None = None) -> Placement:
@@ -300,6 +297,7 @@ class Session:
             self.record.states,
             self.record.steps,
             device=device_of(self.provider, self._source.options),
+            where=self.where,
             batched=self._batched,
             summed=summed,
         )

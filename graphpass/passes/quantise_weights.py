@@ -12,11 +12,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import dialect, editing, grids
+from graphpass import dialect, editing, grids, weights
 from graphpass.grids import Grid, Grids
 from graphpass.model import Model
 from graphpass.neurons import Ties
 from graphpass.passes.base import Pass
+from graphpass.weights import Vector
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord
 
@@ -67,6 +68,7 @@ class _Quantiser:
         self._plan = plan
         self._levels = record.steps
         self._ties = {neuron.spikes: neuron.ties for neuron in record.neurons}
+        self._means = {name: np.array(mean) for name, mean in record.means.items()}
         self._stored: dict[int, tuple[gs.Tensor, Grid]] = {}
 
     def visit(self, node: gs.Node) -> None:
@@ -82,7 +84,8 @@ class _Quantiser:
                 self._hold(tensor)
             if id(tensor) in self._stored:
                 if integer and index == 0 and grids.is_integer_layer(node):
-                    _quantise_layer(self._model, node, self._stored[id(tensor)][1])
+                    mean = self._means.get(tensor.name)
+                    _quantise_layer(self._model, node, self._stored[id(tensor)][1], mean)
                 node.inputs[index] = self._read(tensor)
         for output in node.outputs:
             if id(output) in self._plan.held:
@@ -164,8 +167,15 @@ class _Quantiser:
         self._model.graph.nodes.append(gs.Node(op, name, inputs=inputs, outputs=[output]))
 
 
-def _quantise_layer(model: Model, layer: gs.Node, grid: Grid) -> None:
-    """Weights int8, one scale for each output channel; bias int32."""
+def _quantise_layer(model: Model, layer: gs.Node, grid: Grid, mean: Vector | None) -> None:
+    """Weights int8, one scale for each output channel; bias int32.
+
+    Args:
+        model: the model.
+        layer: Conv, Gemm or MatMul.
+        grid: of what it reads.
+        mean: of what it reads, per channel; None when it is not known.
+    """
     weight = np.asarray(editing.values(layer.inputs[1]), np.float64)
     axis = 0 if layer.op == "Conv" or layer.attrs.get("transB", 0) else 1
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -182,6 +192,9 @@ def _quantise_layer(model: Model, layer: gs.Node, grid: Grid) -> None:
     scale = np.maximum(np.maximum(scale, least), _SMALLEST_SCALE).astype(np.float32)
     along = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)]).astype(np.float64)
     integers = np.clip(np.rint(weight / along), -limit, limit).astype(np.int8)
+    shares = None if mean is None else weights.along_inputs(layer, weight, mean)
+    if shares is not None:
+        bias = bias - ((integers * along - weight) * shares).sum(axis=others)
     name = layer.outputs[0].name
     layer.inputs[1] = _dequantised(model, f"{name}/int8_weight", integers, scale, axis)
     if layer.op != "MatMul":

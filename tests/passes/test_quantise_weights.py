@@ -212,7 +212,7 @@ def test_weights_leave_room_for_16_bit_sums(top: int, largest: int) -> None:
     assert 2 * top * largest <= 32767
 
 
-@pytest.mark.parametrize("steps", [8, 200])
+@pytest.mark.parametrize("steps", [8, 129, 130, 200, 255])
 def test_weights_keep_within_their_limit(made: Callable[..., Path], steps: int) -> None:
     _, arrays = inputs_of(made(steps))
     after_counts = [a for k, a in arrays.items() if k.startswith("r5/charge/int8") and a.ndim == 4]
@@ -267,6 +267,65 @@ def test_unknown_ranges_ask_for_data(made: Callable[..., Path], tmp_path: Path) 
     made(8, form="counts")
     with pytest.raises(DataError, match="calibration data is needed for the ranges of"):
         convert(tmp_path / "3-calibrated.onnx", tmp_path / "new.onnx", form="int8")
+
+
+DEPTHWISE = """
+    ann (float[N, 8, 6, 6] x) => (float[N, 8, 6, 6] y) {
+        a = Relu (x)
+        c1 = Conv <kernel_shape = [1, 1]> (a, w1, b1)
+        r1 = Relu (c1)
+        c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 8> (r1, w2, b2)
+        y = Relu (c2)
+    }
+"""
+
+
+def test_rounded_weights_leave_the_mean_where_it_is(write_model: Write, tmp_path: Path) -> None:
+    """The bias makes up for what rounding nine weights of a channel does on average."""
+    rng = np.random.default_rng(3)
+    arrays = {
+        "w1": rng.uniform(0.1, 1, (8, 8, 1, 1)).astype(np.float32),
+        "w2": rng.normal(0.3, 1, (8, 1, 3, 3)).astype(np.float32),
+        "b1": np.zeros(8, np.float32),
+        "b2": rng.normal(0, 0.1, 8).astype(np.float32),
+    }
+    ann = write_model(DEPTHWISE, arrays)
+    x = {"x": rng.uniform(0, 1, (64, 8, 6, 6)).astype(np.float32)}
+    snn, stage = tmp_path / "snn.onnx", tmp_path / "3-calibrated.onnx"
+    common = {"steps": 64, "data": [x], "calibrate": "none"}
+    convert(ann, snn, form="int8", stages=tmp_path, **common)
+    convert(stage, tmp_path / "counts.onnx", form="counts")
+    proto = onnx.load(stage)
+    kept = [entry for entry in proto.metadata_props if entry.key != "graphpass.means"]
+    assert len(kept) == len(proto.metadata_props) - 1
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    onnx.save(proto, tmp_path / "without.onnx")
+    convert(tmp_path / "without.onnx", tmp_path / "biased.onnx", form="int8")
+
+    def offsets(path: Path) -> Any:
+        ours, theirs = (
+            Session(each).spike_counts(x)["y"] for each in (path, tmp_path / "counts.onnx")
+        )
+        inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # no padding
+        firing = theirs[inner].mean(axis=(0, 2, 3)) > 1
+        return (ours - theirs)[inner].mean(axis=(0, 2, 3))[firing]
+
+    biased, corrected = offsets(tmp_path / "biased.onnx"), offsets(snn)
+    assert len(biased) >= 4
+    assert np.abs(biased).max() > 0.1
+    # What is left is the rounding of the bias itself, at most half a step of the weights.
+    assert np.linalg.norm(corrected) < 0.5 * np.linalg.norm(biased)
+
+
+def test_means_that_are_no_numbers_are_refused(made: Callable[..., Path], tmp_path: Path) -> None:
+    made(8)
+    proto = onnx.load(tmp_path / "3-calibrated.onnx")
+    entry = next(e for e in proto.metadata_props if e.key == "graphpass.means")
+    entry.value = '{"x":[NaN,0,0]}'
+    onnx.save(proto, tmp_path / "bad.onnx")
+    with pytest.raises(ModelError, match=r"metadata is damaged.*not finite"):
+        convert(tmp_path / "bad.onnx", tmp_path / "new.onnx", form="int8")
 
 
 @pytest.mark.parametrize("steps", [1, 32, 255])

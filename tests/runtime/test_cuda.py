@@ -108,6 +108,22 @@ def test_replay_of_a_graph_gives_what_run_gives(snn: Snn, digits: Digits, precis
             np.testing.assert_allclose(bound.outputs()["logits"], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_bound_steps_of_a_serial_network_give_what_run_gives(
+    digits: Digits, digits_npz: tuple[Path, Path], tmp_path: Path, cuda_graph: bool
+) -> None:
+    path, ann, data = tmp_path / "step.onnx", digits_model_path("digits_cnn"), str(digits_npz[0])
+    convert(ann, path, steps=8, data=data, method="qcfs", serial="step", provider="cpu")
+    cpu = Session(path, provider="cpu")
+    bound = Session(path, provider="cuda", cuda_graph=cuda_graph).bind(_feeds(digits))
+    for start in (0, 60, 0):
+        bound.update(_feeds(digits, start))
+        bound.run()
+        expected = cpu.run(_feeds(digits, start))["logits"]
+        found = bound.outputs()["logits"]
+        assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.98
+
+
 def test_tf32_is_off_unless_asked_for(tmp_path: Path) -> None:
     # 1 + 2^-12 has more bits than TF32 keeps.
     text = '<ir_version: 8, opset_import: ["": 17]> g (float[N,512] x, float[512,512] w) => (float[N,512] y) { y = MatMul(x, w) }'  # noqa: E501

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphpass_runtime import device_io, loading
-from graphpass_runtime.device_io import Bound, Device, device_of
+from graphpass_runtime.device_io import Bound, Device, Steps, device_of
 from graphpass_runtime.errors import DataError, ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage, State
 from graphpass_runtime.session import Session
@@ -81,7 +81,7 @@ def test_buffers_stay_where_they_are(build: Build) -> None:
     for seed in range(3):
         bound.update(_feeds(seed))
         bound.run()
-        found = [value.data_ptr() for value in bound._binding.get_outputs()]
+        found = [value.data_ptr() for value in bound._bindings[0].get_outputs()]
         assert found == [addresses[name] for name in bound._outputs]
     assert {name: value.data_ptr() for name, value in values.items()} == addresses
 
@@ -145,14 +145,75 @@ def test_failure_while_running_is_one_line(build: Build) -> None:
         session.bind({"x": np.ones((2, 3), np.float32), "z": np.ones((2, 2), np.float32)})
 
 
-def test_file_of_one_time_step_cannot_be_bound(build: Build) -> None:
-    text = "g (float[N,3] x, float[N,3] v) => (float[N,3] y, float[N,3] w) { w = Add(x, v) y = Relu(w) }"  # noqa: E501
-    record = FileRecord(Stage.SPIKING, steps=4)
-    record = replace(record, states=(State("v", "w", (1, 3), 0),))
-    session = Session(build(text, record), provider="cpu")
-    with pytest.raises(OptionError, match=r"once per time-step and cannot be bound; use run\(\)"):
-        session.bind({"x": np.ones((2, 3), np.float32)})
-    assert session.placement().operators() == {"CPUExecutionProvider": {"Add": 1, "Relu": 1}}
+# v is the sum of all x so far, k counts the steps; y tells both, and the step before's v.
+STEP = (
+    "g (float[N,3] x, float[N,3] v, float[1] k) => (float[N,3] y, float[N,3] w, float[1] k2) "
+    "<float[1] one = {1}> { w = Add(x, v) k2 = Add(k, one) s = Mul(w, k2) y = Add(s, v) }"
+)
+STATES = (State("v", "w", (1, 3), 0), State("k", "k2", (1,)))
+
+
+def _stepping(build: Build, steps: int) -> Session:
+    record = replace(FileRecord(Stage.SPIKING, steps=steps), states=STATES)
+    return Session(build(STEP, record), provider="cpu")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_file_of_one_time_step_is_run_t_times(build: Build, steps: int) -> None:
+    session = _stepping(build, steps)
+    bound = session.bind({"x": _feeds(0)["x"]})
+    for seed in (0, 0, 1):  # states start at zero every time
+        x = _feeds(seed)["x"]
+        bound.update({"x": x})
+        bound.run()
+        expected = (steps * steps + steps - 1) * x
+        np.testing.assert_allclose(bound.outputs()["y"], expected, rtol=1e-5)
+        _same(bound.outputs(), session.run({"x": x}))
+    assert list(bound.outputs()) == ["y"]
+
+
+def test_states_stay_on_the_device(build: Build) -> None:
+    """A run hands nothing to ONNX Runtime but bindings made before, and T of them."""
+    session = _stepping(build, 5)
+    bound = session.bind({"x": _feeds(0)["x"]})
+    inner, calls = bound._session, []
+
+    def run(binding: Any, options: Any) -> None:
+        calls.append(binding)
+        inner.run_with_iobinding(binding, options)
+
+    addresses = [[v.data_ptr() for v in b.get_outputs()] for b in bound._bindings]
+    bound._session = SimpleNamespace(run_with_iobinding=run)
+    bound.run()
+    bound.run()
+    first, odd, even = bound._bindings
+    assert calls == 2 * [first, odd, even, odd, even]
+    assert [[v.data_ptr() for v in b.get_outputs()] for b in bound._bindings] == addresses
+
+
+def test_placement_of_a_file_of_one_time_step(build: Build) -> None:
+    placed = _stepping(build, 4).placement({"x": _feeds(0)["x"]}).operators()
+    assert placed == {"CPUExecutionProvider": {"Add": 3, "Mul": 1}}
+
+
+def test_every_turn_of_a_step_records_a_graph_of_its_own(build: Build) -> None:
+    inner, ids = _stepping(build, 5).bind({"x": _feeds(0)["x"]})._session, []
+
+    def run(binding: Any, options: Any) -> None:
+        ids.append(options.get_run_config_entry("gpu_graph_id"))
+        inner.run_with_iobinding(binding, options)
+
+    session = SimpleNamespace(run_with_iobinding=run, io_binding=inner.io_binding)
+    bound = Bound(
+        *(session, {"x": _feeds(0)["x"]}, ["y"]),
+        **{"device": Device("cpu"), "cuda_graph": True, "where": "m", "steps": Steps(STATES, 5, 4)},
+    )
+    assert ids == ["-1"] * 5  # what allocates is not recorded
+    del ids[:]
+    bound.run()
+    first, odd, even, again, last = ids
+    assert len({first, odd, even}) == 3
+    assert (again, last) == (odd, even)
 
 
 @pytest.mark.parametrize("provider", ["cpu", "auto"])

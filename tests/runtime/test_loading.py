@@ -156,6 +156,20 @@ def test_cuda_that_does_not_start_is_an_error_and_auto_takes_the_cpu(
     assert Session(build(SCALE), provider="auto").provider == "cpu"
 
 
+@pytest.mark.parametrize("saturates", [False, True])
+def test_processors_that_saturate_get_the_wider_kernel(
+    build: Build, monkeypatch: pytest.MonkeyPatch, saturates: bool
+) -> None:
+    monkeypatch.setattr(loading, "saturates", lambda: saturates)
+    options = Session(build(SCALE), provider="cpu")._ort.get_session_options()
+    key = "session.x64quantprecision"
+    if saturates:
+        assert options.get_session_config_entry(key) == "1"
+    else:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry(key)
+
+
 def test_runtime_needs_numpy_and_onnxruntime_only() -> None:
     forbidden = ("onnx", "graphpass", "torch", "rich", "PIL", "click", "onnx_graphsurgeon")
     modules = ("session", "data", "evaluation", "preprocess", "providers")
