@@ -116,8 +116,8 @@ def placement_table(result: Placement) -> Table:
 def verification_table(result: Verification | QuantisedVerification) -> Table:
     """What was compared, and what differed."""
     table = _table("comparison", "")
-    quantised = isinstance(result, QuantisedVerification)
-    for name, value in (result.measures() if quantised else result.to_json()).items():
+    values = result.measures() if isinstance(result, QuantisedVerification) else result.to_json()
+    for name, value in values.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         table.add_row(name.replace("_", " "), "not checked" if value is None else str(shown))
     return table
