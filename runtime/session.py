@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass_runtime.device_io import Bound, device_of
-from graphpass_runtime.errors import DataError, ModelError, OptionError
+from graphpass_runtime.errors import DataError, GraphpassError, ModelError, OptionError
 from graphpass_runtime.feeds import (
     Array,
     Chunk,
@@ -360,6 +360,8 @@ class Session:
     def _execute(self, session: Any, names: list[str], chunk: Chunk) -> dict[str, Array]:
         try:
             return dict(zip(names, session.run(names, chunk.feeds), strict=True))
+        except GraphpassError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no other base
             raise ModelError(
                 f"ONNX Runtime fails while running it ({shorten(str(error))})", where=self.where

@@ -191,6 +191,16 @@ def test_states_stay_on_the_device(build: Build) -> None:
     assert [[v.data_ptr() for v in b.get_outputs()] for b in bound._bindings] == addresses
 
 
+def test_failing_step_is_one_line(build: Build) -> None:
+    text = STEP.replace("y = Add(s, v)", "t = Reshape(s, five) y = Add(t, v)")
+    text = text.replace("<float[1] one = {1}>", "<float[1] one = {1}, int64[2] five = {5, -1}>")
+    record = replace(FileRecord(Stage.SPIKING, steps=2), states=STATES)
+    session = Session(build(text, record), provider="cpu")
+    with pytest.raises(ModelError, match="fails while running it") as caught:
+        session.run({"x": _feeds(0)["x"]})
+    assert str(caught.value).count("fails while running it") == 1
+
+
 def test_placement_of_a_file_of_one_time_step(build: Build) -> None:
     placed = _stepping(build, 4).placement({"x": _feeds(0)["x"]}).operators()
     assert placed == {"CPUExecutionProvider": {"Add": 3, "Mul": 1}}
