@@ -117,7 +117,7 @@ def edited(path: Path, output: Path, kind: str, change: Callable[[Any], Any]) ->
     [
         ("int8_weight/scale", lambda scale: scale * 1.1),
         ("int32_bias", lambda bias: bias + 1),
-        ("half_up", lambda scale: scale * 0.9),
+        ("spikes/step", lambda scale: scale * 0.9),
         ("most", lambda levels: levels - 1),
     ],
 )
