@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from graphpass.calibration import optimal
 from graphpass.calibration.measuring import Progress
 from graphpass.calibration.rules import RULES
 from graphpass.forms import FORMS, SERIAL_FORMS
@@ -12,6 +13,7 @@ from graphpass_runtime.errors import OptionError
 from graphpass_runtime.model_data import Data, PathLike
 from graphpass_runtime.preprocess import Preprocess
 
+THRESHOLDS = optimal.THRESHOLDS
 CALIBRATIONS = (*RULES, "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
 PRECISIONS = ("fp32", "fp16")
@@ -35,6 +37,7 @@ class Options:
     serial: str | None = None
     precision: str = "fp32"
     calibrate: str = "optimal"
+    threshold: str | None = None
     first_activation: str = "analog"
     keep: Collection[str] = ()
     stages: PathLike | None = None
@@ -56,10 +59,16 @@ class Options:
             ("serial", self.serial or DEFAULT_SERIAL_FORM, tuple(SERIAL_FORMS)),
             ("precision", self.precision, PRECISIONS),
             ("calibrate", self.calibrate, CALIBRATIONS),
+            ("threshold", self.threshold or THRESHOLDS[0], THRESHOLDS),
             ("first-activation", self.first_activation, FIRST_ACTIVATIONS),
         ):
             if text not in known:
                 raise OptionError(f"{name} '{text}' is unknown", remedy=f"use {' or '.join(known)}")
+        if self.threshold is not None and self.calibrate != "optimal":
+            raise OptionError(
+                f"threshold '{self.threshold}' is a rule of --calibrate optimal",
+                remedy=f"leave it out: --calibrate {self.calibrate} has its own thresholds",
+            )
         if self.method == "qcfs" and self.form is not None:
             raise OptionError(
                 f"form '{self.form}' is one of the parallel method",
@@ -81,6 +90,11 @@ class Options:
     def rereadable(self) -> bool:
         """Is there data, and not from a generator, which calibration has used up?"""
         return self.data is not None and not isinstance(self.data, Iterator)
+
+    @property
+    def data_free(self) -> bool:
+        """Are thresholds to come from the model alone?"""
+        return self.data is None and self.threshold == "gaussian"
 
     @property
     def chosen_form(self) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graphpass import stages
+from graphpass.calibration import data_free
 from graphpass.calibration.measuring import Measuring
-from graphpass.calibration.rules import RULES
+from graphpass.calibration.rules import RULES, Calibration, calibration
+from graphpass.calibration.thresholds import record_maximum
 from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
 from graphpass.model import Model, load, save, to_bytes
@@ -74,7 +80,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
 
             steps: number of time-steps T, 1 to 1024; a stage file may have it already.
             data: calibration data: a path that `graphpass_runtime.data.open_data` reads, or
-                an iterable of input dicts. Needed only where something must be measured.
+                an iterable of input dicts. Needed only where something must be measured;
+                with the threshold ``gaussian``, BatchNormalizations can take its place.
             samples: use this many samples, spread evenly over the data.
             calib_batch: samples per calibration batch, by default up to 32, 10 with ``paper``,
                 which depends on it.
@@ -93,6 +100,10 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 same network, but a close one. Its inputs and outputs stay float32.
             calibrate: ``optimal`` (thresholds and amplitudes in closed form, matched
                 currents), ``paper`` (running means) or ``none`` (maximum thresholds).
+            threshold: with ``optimal``, the rule of thresholds: ``blend`` (the default),
+                between ``mse`` (least squared error) and ``max``, chosen by trial;
+                ``percentile`` (99.9 % of the positive currents stay below); or ``gaussian``
+                (least squared error for a normal current; the only one without data).
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
             stages: folder for the stage files 0 to 4.
@@ -123,14 +134,15 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     if start in (None, Stage.NORMALISED):
         plan = plan_conversion(model, chosen.keep, chosen.first_activation)
         run.need_steps()
-        stages.bound(model, plan, run.measuring(stages.unbounded(model, plan.converted)))
+        stages.bound(model, plan, run.maxima(plan))
         run.keep_stage()
     if start in (None, Stage.NORMALISED, Stage.CLIP):
         stages.quantise(model, run.need_steps())
         run.keep_stage()
     if start is not Stage.CALIBRATED:
         wanted = chosen.calibrate in RULES and not stages.lossless(model)
-        stages.calibrate(model, chosen.calibrate if wanted else "none", run.measuring(wanted))
+        rule = chosen.calibrate if wanted else "none"
+        stages.calibrate(model, rule, run.calibration() if wanted else None)
         run.find_ranges()
         run.keep_stage()
     run.check_same_steps()
@@ -189,6 +201,24 @@ class _Run:
                 remedy="carry on from 1-clip.onnx, or leave --steps out",
             )
         self.need_steps()
+
+    def maxima(self, plan: Plan) -> Mapping[str, NDArray[np.float32]]:
+        """The largest currents of the activations without a bound, measured or estimated."""
+        names = stages.unbounded(self._model, plan.converted)
+        if names and self._options.data_free:
+            return data_free.largest_currents(self._model, names, plan.flow, self._open_session)
+        measuring = self.measuring(names)
+        if measuring is None:
+            return {}
+        return record_maximum(self._model, names, plan.flow, measuring)
+
+    def calibration(self) -> Calibration:
+        """What finds the neurons of stage 3."""
+        if self._options.data_free:
+            return partial(data_free.calibrate, open_session=self._open_session)
+        measuring = self.measuring(True)
+        assert measuring is not None, "asked for"
+        return calibration(self._options.calibrate, measuring, self._options.threshold)
 
     def find_ranges(self) -> None:
         """Measure the currents that the form rounds, unless the stage file knows them."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_currents
-from graphpass.calibration.rules import RULES
-from graphpass.calibration.thresholds import record_maximum
+from graphpass.calibration.rules import Calibration
 from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable, read_by_layers
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
@@ -63,13 +64,14 @@ def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
     )
 
 
-def bound(model: Model, plan: Plan, measuring: Measuring | None) -> None:
-    """Stage 1: a threshold for every activation that will spike."""
-    unknown = unbounded(model, plan.converted)
-    maxima = {}
-    if unknown:
-        assert measuring is not None, "convert() asks for data first"
-        maxima = record_maximum(model, unknown, plan.flow, measuring)
+def bound(model: Model, plan: Plan, maxima: Mapping[str, NDArray[np.float32]]) -> None:
+    """Stage 1: a threshold for every activation that will spike.
+
+    Args:
+        model: stage 0.
+        plan: what will spike.
+        maxima: largest current per channel of every `unbounded` activation, ``[C]``.
+    """
     run_all(model, [BoundActivations(plan.converted, plan.flow, maxima)])
     verdicts = tuple(verdict.to_json() for verdict in plan.activations)
     model.note(stage=Stage.CLIP, activations=verdicts)
@@ -83,11 +85,17 @@ def quantise(model: Model, steps: int) -> None:
     _note_thresholds(model)
 
 
-def calibrate(model: Model, rule: str, measuring: Measuring | None) -> None:
-    """Stage 3: threshold, shift and amplitude of every neuron, by the rule's name."""
+def calibrate(model: Model, rule: str, calibration: Calibration | None) -> None:
+    """Stage 3: threshold, shift and amplitude of every neuron.
+
+    Args:
+        model: stage 2.
+        rule: what the file says that they come from.
+        calibration: finds them; None leaves them as they are.
+    """
     summary: dict[str, Any] = {"rule": rule}
-    if measuring is not None and rule in RULES:
-        neurons, found = RULES[rule].run(model, measuring)
+    if calibration is not None:
+        neurons, found = calibration(model)
         by_name = {neuron.name: neuron for neuron in neurons}
         for node in model.graph.nodes:
             if editing.is_dialect(node, dialect.DAQCFS):

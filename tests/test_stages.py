@@ -42,7 +42,7 @@ def until(path: Path, stage: Stage, steps: int = 4) -> Model:
     model = load(path)
     stages.normalise(model)
     if stage >= Stage.CLIP:
-        stages.bound(model, plan_conversion(model), None)
+        stages.bound(model, plan_conversion(model), {})
     if stage >= Stage.DAQCFS:
         stages.quantise(model, steps)
     if stage >= Stage.CALIBRATED:
@@ -144,7 +144,7 @@ def test_preprocessing_is_kept_through_all_stages(ann: Path) -> None:
     config = {"image_mean": [0.5], "image_std": [0.25]}
     model = load(ann)
     stages.normalise(model, config)
-    stages.bound(model, plan_conversion(model), None)
+    stages.bound(model, plan_conversion(model), {})
     stages.quantise(model, 4)
     stages.calibrate(model, "none", None)
     stages.emit(model, "matmul")

@@ -11,7 +11,7 @@ what distinguishes this batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,22 +22,13 @@ from onnx import helper
 from graphpass import dialect
 from graphpass.calibration import statistics
 from graphpass.calibration.measuring import Measuring
+from graphpass.calibration.moments import Moments, MomentSums, Vector
 from graphpass.calibration.reference import ranks_of
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
 
-Vector = NDArray[np.float64]
-
 _LARGEST_GAIN = 2.0  # a spread that differs by more is no rounding of the same signal
 _TINY = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Mean and spread (standard deviation) of a current, float64 ``[C]``."""
-
-    mean: Vector
-    spread: Vector
 
 
 #: Neuron name -> mean, and mean of squares, of its current on one batch, float32 ``[C]``.
@@ -53,31 +44,27 @@ class Trial:
     moments: RawMoments
 
 
-class MomentSums:
-    """Averages of batch moments, merged in batch order in float64."""
-
-    def __init__(self) -> None:
-        self._mean: Vector | float = 0.0
-        self._square: Vector | float = 0.0
-        self._count = 0
-
-    def add(self, mean: NDArray[Any], square: NDArray[Any]) -> None:
-        """Add a batch: its mean, and the mean of its squares."""
-        self._mean = self._mean + mean.astype(np.float64)
-        self._square = self._square + square.astype(np.float64)
-        self._count += 1
-
-    def moments(self) -> Moments:
-        """Of all batches together."""
-        mean = np.asarray(self._mean) / self._count
-        variance = np.asarray(self._square) / self._count - mean**2
-        return Moments(mean, np.sqrt(np.maximum(variance, 0.0)))
-
-
 def gain(wanted: Moments, own: Moments) -> Vector:
     """Factor that gives a current the spread that is wanted, within limits."""
     factor = (wanted.spread + _TINY) / (own.spread + _TINY)
     return np.clip(factor, 1.0 / _LARGEST_GAIN, _LARGEST_GAIN)
+
+
+def matched(neuron: Neuron, wanted: Moments, own: Moments) -> Neuron:
+    """Fold z' = gain (z - own mean) + wanted mean into threshold and shift.
+
+    T (z' ) / theta = T (z + wanted/gain - mean) / (theta/gain).
+    """
+    factor = gain(wanted, own)
+    threshold = (neuron.threshold / factor).astype(np.float32)
+    shift = (wanted.mean / factor - own.mean).astype(np.float32)
+    # Currents whose squares overflow float32 have no spread to match.
+    known = np.isfinite(threshold) & np.isfinite(shift)
+    return replace(
+        neuron,
+        threshold=np.where(known, threshold, neuron.threshold),
+        shift=np.where(known, shift, np.float32(0)),
+    )
 
 
 class Matcher:

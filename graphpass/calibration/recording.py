@@ -15,6 +15,7 @@ from graphpass.calibration import statistics
 from graphpass.calibration.histogram import Histogram
 from graphpass.calibration.matching import RawMoments, Trial
 from graphpass.calibration.measuring import Measuring, count
+from graphpass.calibration.moments import Moments, MomentSums
 from graphpass.calibration.reference import (
     currents_of,
     neurons_of,
@@ -47,6 +48,13 @@ class Recording:
     trials: list[Trial] = field(default_factory=list)
     kept: int = 0
     samples: int = 0
+
+    def moments(self, name: str) -> Moments:
+        """Of a neuron's current, over the paired batches."""
+        sums = MomentSums()
+        for found in self.paired.values():
+            sums.add(*found[name])
+        return sums.moments()
 
 
 def record(model: Model, measuring: Measuring, keep: int) -> Recording:

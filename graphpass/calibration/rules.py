@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from graphpass.calibration import optimal, paper
 from graphpass.calibration.measuring import Measuring
 from graphpass.model import Model
 from graphpass.neurons import Neuron
+
+#: From stage 2 to the neurons and a summary in plain JSON values.
+Calibration = Callable[[Model], tuple[tuple[Neuron, ...], dict[str, Any]]]
 
 _SMALLEST_BATCH = 8
 _ELEMENTS = 1 << 23  # of one tensor of a batch; a calibration graph holds a few such at once
@@ -41,3 +45,10 @@ RULES: dict[str, Rule] = {
     "optimal": Rule(32, fixed=False, run=optimal.calibrate),
     "paper": Rule(10, fixed=True, run=paper.calibrate),
 }
+
+
+def calibration(name: str, measuring: Measuring, threshold: str | None) -> Calibration:
+    """A rule, ready to run; `threshold` is one of `optimal.THRESHOLDS`, for that rule alone."""
+    if threshold is None:
+        return partial(RULES[name].run, measuring=measuring)
+    return partial(optimal.calibrate, measuring=measuring, threshold=threshold)

@@ -2,17 +2,22 @@
 
 With y = max(z, 0) and n = Clip(Floor(T y / theta + 1/2), 0, T), the amplitude a that
 makes E (y - a n)^2 least is E[y n] / E[n^2], and what is left is
-E[y^2] - E[y n]^2 / E[n^2] (least squares).
+E[y^2] - E[y n]^2 / E[n^2] (least squares). Thresholds are given as shares of the largest
+current, the upper end of the histogram.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from numpy.typing import NDArray
 
+from graphpass.calibration import normal
 from graphpass.calibration.histogram import BINS, Histogram
+from graphpass.calibration.moments import Moments, Vector
 
-Vector = NDArray[np.float64]
+#: What `percentile` cuts off is the rest, of the positive currents.
+PERCENT = 99.9
 
 # Candidates for theta as shares of the largest current. At one time-step the best
 # threshold of a half-normal current is about a quarter of its maximum.
@@ -60,3 +65,14 @@ def _left(histogram: Histogram, levels: int) -> Vector:
     gained = np.divide(product**2, square, out=np.zeros_like(square), where=square > 0)
     energy: Vector = (weights @ values**2)[:, None] - gained
     return energy
+
+
+#: Rules by name: from the distribution and the moments of the current, and T, to shares.
+RULES: dict[str, Callable[[Histogram, Moments, int], Vector]] = {
+    "max": lambda seen, _moments, _levels: np.ones(seen.bound.size),
+    "percentile": lambda seen, _moments, _levels: percentile(seen, PERCENT),
+    "mse": lambda seen, _moments, levels: squared_error(seen, levels),
+    "gaussian": lambda seen, moments, levels: squared_error(
+        normal.histogram(moments, seen.bound), levels
+    ),
+}

@@ -68,6 +68,14 @@ from graphpass_runtime.errors import OptionError
     help="Closed form with matched currents, running means as in the paper, or maximum"
     " thresholds alone.",
 )
+@click.option(
+    "--threshold",
+    type=click.Choice(["blend", "mse", "max", "percentile", "gaussian"]),
+    help="Rule of thresholds, with --calibrate optimal: chosen by trial between mse and max"
+    " (blend, the default); least squared error; largest current; 99.9 % of the positive"
+    " currents; or least squared error for a normal current, which needs no --data where"
+    " the model has BatchNormalization nodes.",
+)
 @options.FIRST_ACTIVATION
 @options.KEEP
 @click.option("--stages", type=click.Path(), help="Folder for the stage files 0 to 4.")

@@ -16,6 +16,7 @@ from graphpass.forms import FORMS, SERIAL_FORMS
         ("form", tuple(FORMS)),
         ("serial", tuple(SERIAL_FORMS)),
         ("calibrate", options.CALIBRATIONS),
+        ("threshold", options.THRESHOLDS),
         ("first_activation", options.FIRST_ACTIVATIONS),
         ("precision", options.PRECISIONS),
         ("method", options.METHODS),
