@@ -20,7 +20,7 @@ from graphpass.calibration.histogram import BINS, Histogram
 from graphpass.calibration.moments import Moments, Vector
 
 # Phi between grid points is interpolated; the error is below 1e-7.
-_GRID = np.linspace(-8.0, 8.0, 8193)
+_GRID = np.linspace(-8.0, 8.0, 16385)
 _CUMULATIVE = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _GRID])
 
 _KURTOSIS = 6.0

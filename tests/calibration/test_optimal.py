@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from graphpass import Session, convert
+from graphpass.calibration import optimal
 from graphpass_models.digits import INPUT_NAME, digits_model_path, load_digits
+from graphpass_runtime.errors import OptionError
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
@@ -63,3 +65,41 @@ def test_summary_says_what_was_chosen_and_what_it_cost(batches, tmp_path):
     assert summary["samples"] == 640
     assert summary["errors"][str(summary["blend"])] == min(summary["errors"].values())
     assert 2.0 < summary["passes"] <= 4.0
+
+
+@pytest.mark.parametrize("threshold", optimal.THRESHOLDS)
+def test_every_rule_of_thresholds_beats_none(threshold, batches, tmp_path):
+    errors = {}
+    for options in ({"threshold": threshold}, {"calibrate": "none"}):
+        output = tmp_path / "snn.onnx"
+        result = convert(
+            digits_model_path(), output, steps=4, data=batches, form="counts", **options
+        )
+        errors[result.record.calibration["rule"]] = _error(output)
+        if "threshold" in options:
+            assert result.record.calibration["threshold"] == threshold
+            assert ("blend" in result.record.calibration) == (threshold == "blend")
+    assert errors["optimal"] < errors["none"]
+
+
+def test_rules_order_the_thresholds(batches, tmp_path):
+    found = {}
+    for threshold in ("max", "percentile", "mse"):
+        result = convert(
+            digits_model_path(), tmp_path / "snn.onnx", steps=4, data=batches, threshold=threshold
+        )
+        found[threshold] = float(np.mean([n.threshold.mean() for n in result.record.neurons]))
+    assert found["max"] > found["percentile"] > found["mse"]
+
+
+@pytest.mark.parametrize("calibrate", ["paper", "none"])
+def test_threshold_belongs_to_optimal(calibrate, batches, tmp_path):
+    with pytest.raises(OptionError, match=f"leave it out: --calibrate {calibrate} has its own"):
+        convert(
+            digits_model_path(),
+            tmp_path / "snn.onnx",
+            steps=4,
+            data=batches,
+            calibrate=calibrate,
+            threshold="max",
+        )
