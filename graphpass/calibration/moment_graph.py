@@ -79,15 +79,13 @@ def currents(
     session = open_session(build.finish(tensors).SerializeToString())
     found = session.run(build.feeds, [part for tensor in tensors for part in parts(tensor)])
     return {
-        name: _over_positions(*(found[part] for part in parts(tensor)), channel_axes[name])
+        name: _over_positions([found[part] for part in parts(tensor)], channel_axes[name])
         for name, tensor in wanted.items()
     }
 
 
-def _over_positions(
-    mean: NDArray[Any], variance: NDArray[Any], channel_axis: int | None
-) -> Moments:
-    """Moments per channel of what has other moments at every position."""
+def _over_positions(found: list[NDArray[Any]], channel_axis: int | None) -> Moments:
+    """Moments per channel of what has a mean and a variance at every position."""
 
     def rows(array: NDArray[Any]) -> NDArray[np.float64]:
         wide = array.astype(np.float64)
@@ -95,7 +93,7 @@ def _over_positions(
             return wide.reshape(1, -1)
         return np.moveaxis(wide, channel_axis, 0).reshape(wide.shape[channel_axis], -1)
 
-    means, variances = rows(mean), rows(variance)
+    means, variances = (rows(array) for array in found)
     return Moments(means.mean(axis=1), np.sqrt(variances.mean(axis=1) + means.var(axis=1)))
 
 

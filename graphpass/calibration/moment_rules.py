@@ -158,9 +158,10 @@ class MomentRules:
         self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
 
-    def constant(self, name: str, array: NDArray[Any]) -> str:
-        """A new constant, whose name is returned."""
-        self.nodes.append(statistics.constant(name, np.asarray(array)))
+    def constant(self, name: str, array: NDArray[Any] | float) -> str:
+        """A new constant, a float32 where it is one number; its name is returned."""
+        values = np.float32(array) if isinstance(array, float) else array
+        self.nodes.append(statistics.constant(name, np.asarray(values)))
         return name
 
     def _copy(self, node: onnx.NodeProto, part: int) -> onnx.NodeProto:
@@ -230,7 +231,7 @@ class MomentRules:
         copy = self._copy(node, 1)
         copy.output[0] = average
         self.nodes.append(copy)
-        count = self.constant(f"{average}/count", np.float32(self._window(node)))
+        count = self.constant(f"{average}/count", float(self._window(node)))
         self.add("Div", [average, count], spread)
 
     def _window(self, node: onnx.NodeProto) -> int:
@@ -248,7 +249,7 @@ class MomentRules:
         """Moments of the largest of every window of `source`, under the name `target`."""
         shift, shrink = normal.largest_of(self._window(node))
         (mean, variance), (to_mean, to_variance) = parts(source), parts(target)
-        tops = []
+        tops: list[str] = []
         for part in (mean, variance):
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
@@ -256,8 +257,8 @@ class MomentRules:
             del copy.output[1:]
             self.nodes.append(copy)
             tops.append(copy.output[0])
-        rise = self.constant(f"{target}/rise", np.float32(shift))
-        less = self.constant(f"{target}/less", np.float32(shrink**2))
+        rise = self.constant(f"{target}/rise", shift)
+        less = self.constant(f"{target}/less", shrink**2)
         spread = self.add("Sqrt", [tops[1]], f"{target}/spread")
         risen = self.add("Mul", [spread, rise], f"{target}/risen")
         self.add("Add", [tops[0], risen], to_mean)
@@ -276,7 +277,7 @@ class MomentRules:
                 bound = attribute.f if attribute.name == "max" else bound
             if node.op_type == "Clip" and len(node.input) > 2 and node.input[2]:
                 bound = float(self._constants[node.input[2]].reshape(()))
-            self.constant(upper, np.float32(min(bound, _NO_BOUND)))
+            self.constant(upper, min(bound, _NO_BOUND))
         made = helper.make_node(
             "Clipped", [*parts(node.input[0]), upper], [*parts(output)], domain=_DOMAIN
         )

@@ -49,6 +49,7 @@ RULES: dict[str, Rule] = {
 
 def calibration(name: str, measuring: Measuring, threshold: str | None) -> Calibration:
     """A rule, ready to run; `threshold` is one of `optimal.THRESHOLDS`, for that rule alone."""
-    if threshold is None:
-        return partial(RULES[name].run, measuring=measuring)
-    return partial(optimal.calibrate, measuring=measuring, threshold=threshold)
+    if threshold is not None:
+        return partial(optimal.calibrate, measuring=measuring, threshold=threshold)
+    run = RULES[name].run
+    return lambda model: run(model, measuring)
