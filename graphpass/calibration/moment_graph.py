@@ -30,6 +30,7 @@ from graphpass.calibration import statistics
 from graphpass.calibration.moment_rules import MomentRules, moving, parts
 from graphpass.calibration.moments import Moments
 from graphpass.model import Model, to_proto
+from graphpass_runtime.errors import ModelError
 from graphpass_runtime.session import Session
 
 
@@ -42,14 +43,25 @@ class Known:
 
 
 def recorded(model: Model) -> dict[str, Known]:
-    """What stage 0 recorded of every BatchNormalization."""
+    """What stage 0 recorded of every BatchNormalization, where it is finite.
+
+    Raises:
+        ModelError: the record of a stage file is damaged.
+    """
     assert model.record is not None, "stage 0 has a record"
-    return {
-        name: Known(
-            Moments(np.asarray(found["mean"], np.float64), np.asarray(found["std"], np.float64)), 1
-        )
-        for name, found in model.record.batch_norms.items()
-    }
+    known = {}
+    for name, found in model.record.batch_norms.items():
+        try:
+            mean, std = (np.asarray(found[key], np.float64).reshape(-1) for key in ("mean", "std"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the statistics of '{name}' are damaged",
+                where=model.name,
+                remedy="convert the ANN again",
+            ) from error
+        if mean.shape == std.shape and np.isfinite([mean, std]).all():
+            known[name] = Known(Moments(mean, std), 1)
+    return known
 
 
 def currents(

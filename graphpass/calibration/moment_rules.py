@@ -177,7 +177,8 @@ class MomentRules:
     def _twice(self, for_mean: onnx.NodeProto, for_variance: onnx.NodeProto) -> None:
         variance = self._copy(for_variance, 1)
         if variance.op_type == "Pad":  # what is padded with does not vary
-            del variance.input[2:3]
+            if len(variance.input) > 2:
+                variance.input[2] = ""
             for attribute in list(variance.attribute):
                 if attribute.name == "value":
                     variance.attribute.remove(attribute)
@@ -215,6 +216,8 @@ class MomentRules:
             self.add(node.op_type, inputs, parts(node.output[0])[part])
 
     def _normalised(self, node: onnx.NodeProto) -> None:
+        if any(name not in self._constants for name in node.input[1:5]):
+            raise self.refused(node, "has parameters that are not constant")
         gamma, _, _, variance = (self._constants[t].astype(np.float64) for t in node.input[1:5])
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         factor = gamma**2 / (variance + epsilon)
@@ -268,20 +271,30 @@ class MomentRules:
     def _activation(self, node: onnx.NodeProto) -> None:
         """Relu, Clip from 0, and what the stages made of them: levels change no mean."""
         output = node.output[0]
-        bound = _NO_BOUND
         upper = f"{output}/upper"
         if node.domain == dialect.DOMAIN:
             upper = node.input[1]
         else:
-            for attribute in node.attribute:
-                bound = attribute.f if attribute.name == "max" else bound
-            if node.op_type == "Clip" and len(node.input) > 2 and node.input[2]:
-                bound = float(self._constants[node.input[2]].reshape(()))
-            self.constant(upper, min(bound, _NO_BOUND))
+            low, high = (0.0, math.inf) if node.op_type == "Relu" else self._bounds(node)
+            if low != 0.0:
+                raise self.refused(node, "has no rule: its lower bound is not 0")
+            self.constant(upper, min(high, _NO_BOUND))
         made = helper.make_node(
             "Clipped", [*parts(node.input[0]), upper], [*parts(output)], domain=_DOMAIN
         )
         self.nodes.append(made)
+
+    def _bounds(self, node: onnx.NodeProto) -> tuple[float, float]:
+        """The bounds of a Clip; not a number where one is not constant."""
+        found = {"min": -math.inf, "max": math.inf}
+        found |= {attribute.name: attribute.f for attribute in node.attribute}
+        for key, tensor in zip(found, node.input[1:], strict=False):
+            if tensor:
+                array = self._constants.get(tensor, np.array(math.nan))
+                found[key] = float(array.reshape(-1)[0])
+        if math.isnan(found["max"]):
+            raise self.refused(node, "has a bound that is not constant")
+        return found["min"], found["max"]
 
     def functions(self, opset: int) -> list[onnx.FunctionProto]:
         """The local functions that the nodes call."""

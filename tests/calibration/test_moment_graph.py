@@ -14,6 +14,7 @@ from graphpass.calibration.moment_graph import Known
 from graphpass.calibration.moments import Moments
 from graphpass.model import infer_shapes, load
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import FileRecord, Stage
 
 Write = Callable[..., Path]
 
@@ -121,6 +122,11 @@ def test_current_is_pooled_where_a_max_pool_is_all_that_reads_it(write_model: Wr
     ("body", "message"),
     [
         ("z = Sigmoid (x)", r"Sigmoid node 'z' has no rule for means and variances"),
+        ("z = Clip (x, four, seven)", r"Clip node 'z' has no rule: its lower bound is not 0"),
+        (
+            "t = Identity (four) z = Clip (x, zero, t)",
+            r"Clip node 'z' has a bound that is not constant",
+        ),
         ("z = Mul (x, x)", r"Mul node 'z' multiplies two tensors that both vary"),
     ],
 )
@@ -137,3 +143,18 @@ def test_an_input_without_statistics_is_named(write_model: Write):
     infer_shapes(model)
     with pytest.raises(ModelError, match=r"Conv node 'z' reads 'x', of which no BatchNorm"):
         moment_graph.currents(model, {"out": 1}, {}, Session)
+
+
+def test_damaged_statistics_of_a_stage_file_are_an_error(write_model: Write):
+    model = load(_model(write_model, LINEAR["batch norm"]))
+    for found in ({"mean": [1.0]}, [1.0], {"mean": "x", "std": [1.0]}):
+        model.record = FileRecord(Stage.NORMALISED, batch_norms={"z": found})
+        with pytest.raises(ModelError, match="the statistics of 'z' are damaged"):
+            moment_graph.recorded(model)
+
+
+def test_statistics_that_are_not_finite_do_not_count(write_model: Write):
+    model = load(_model(write_model, LINEAR["batch norm"]))
+    lost = {"mean": [float("nan")], "std": [1.0]}
+    model.record = FileRecord(Stage.NORMALISED, batch_norms={"z": lost})
+    assert moment_graph.recorded(model) == {}
