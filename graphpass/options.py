@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ class Options:
     samples: int | None = None
     calib_batch: int | None = None
     passes: int = 1
+    epochs: int = 8
+    seed: int = 0
     preprocess: Preprocess | None = None
     method: str = "parallel"
     form: str | None = None
@@ -50,7 +53,11 @@ class Options:
         """Raise OptionError for values that make no sense whatever the model."""
         if self.steps is not None and not 1 <= self.steps <= LARGEST_T:
             raise OptionError(f"T = {self.steps} time-steps", remedy=f"use 1 to {LARGEST_T}")
-        for name, value in (("calib-batch", self.calib_batch), ("passes", self.passes)):
+        for name, value in (
+            ("calib-batch", self.calib_batch),
+            ("passes", self.passes),
+            ("epochs", self.epochs),
+        ):
             if value is not None and value < 1:
                 raise OptionError(f"{name} is {value}", remedy="use 1 or more")
         for name, text, known in (
@@ -68,6 +75,12 @@ class Options:
             raise OptionError(
                 f"threshold '{self.threshold}' is a rule of --calibrate optimal",
                 remedy=f"leave it out: --calibrate {self.calibrate} has its own thresholds",
+            )
+        if self.seed < 0:
+            raise OptionError(f"seed is {self.seed}", remedy="use 0 or more")
+        if self.calibrate == "finetune" and importlib.util.find_spec("torch") is None:
+            raise OptionError(
+                "--calibrate finetune needs PyTorch", remedy="pip install graphpass[export]"
             )
         if self.method == "qcfs" and self.form is not None:
             raise OptionError(

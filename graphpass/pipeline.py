@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graphpass import stages
 from graphpass.calibration import data_free
-from graphpass.calibration.measuring import Measuring
+from graphpass.calibration.measuring import Measuring, Training
 from graphpass.calibration.rules import RULES, Calibration, calibration
 from graphpass.calibration.thresholds import record_maximum
 from graphpass.diagnosis import Diagnosis
@@ -98,8 +98,12 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 times).
             precision: ``fp32``, or ``fp16`` for GPUs, in the form ``counts`` only: not the
                 same network, but a close one. Its inputs and outputs stay float32.
+            epochs: how often ``finetune`` goes through the data at most.
+            seed: of the random numbers of ``finetune``, 0 or more.
             calibrate: ``optimal`` (thresholds and amplitudes in closed form, matched
-                currents), ``paper`` (running means) or ``none`` (maximum thresholds).
+                currents), ``finetune`` (from there on, distillation of the ANN: weights
+                change; needs PyTorch), ``paper`` (running means) or ``none`` (maximum
+                thresholds).
             threshold: with ``optimal``, the rule of thresholds: ``blend`` (the default),
                 between ``mse`` (least squared error) and ``max``, chosen by trial;
                 ``percentile`` (99.9 % of the positive currents stay below); or ``gaussian``
@@ -277,7 +281,10 @@ class _Run:
         rule = RULES.get(chosen.calibrate, RULES["paper"])
         wanted_batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
         batch = session.batch or wanted_batch
-        return Measuring(self._data, batch, chosen.passes, self._open_session, chosen.progress)
+        training = Training(chosen.epochs, chosen.seed, chosen.threads)
+        return Measuring(
+            self._data, batch, chosen.passes, self._open_session, chosen.progress, training
+        )
 
     def _open_session(self, content: bytes, extra_outputs: Sequence[str] = ()) -> Session:
         chosen = self._options

@@ -100,7 +100,7 @@ def verify(
     Args:
         reference: a DA-QCFS stage file, another form of the SNN, a QCFS ANN whose levels
             are the SNN's T, or the ANN itself (DA-QCFS is then rebuilt from what the
-            SNN says about its neurons).
+            SNN says about its neurons), unless its weights were finetuned.
         snn: the SNN, or a DA-QCFS stage file. One of form `int8` is a close network: it
             is compared with its own integers, and how close it is to the reference is
             reported.
@@ -167,6 +167,12 @@ def _reference_model(path: PathLike, record: FileRecord) -> Model:
     if stage in (Stage.DAQCFS, Stage.CALIBRATED, Stage.SPIKING):
         _check_same_neurons(model, record)
         return model
+    if record.calibration.get("rule") == "finetune":
+        raise ModelError(
+            "is no reference for an SNN whose weights were finetuned",
+            where=model.name,
+            remedy="give 3-calibrated.onnx of --stages, or another form of the SNN",
+        )
     if stage is None:
         stages.normalise(model)
     return _rebuilt(model, record)

@@ -16,6 +16,21 @@ Progress = Callable[[str, int | None], Advance]  # told what starts, and its num
 
 
 @dataclass(frozen=True)
+class Training:
+    """How a rule that learns goes about it.
+
+    Attributes:
+        epochs: how often it goes through the data at most.
+        seed: of its random numbers.
+        threads: None for one per core.
+    """
+
+    epochs: int
+    seed: int
+    threads: int | None
+
+
+@dataclass(frozen=True)
 class Measuring:
     """How to measure.
 
@@ -25,6 +40,7 @@ class Measuring:
         passes: how often a rule that depends on it goes through the data.
         open_session: runs a graph, given as the bytes of an ONNX file.
         progress: told that a pass starts; what it returns is told the samples of each batch.
+        training: for a rule that learns.
     """
 
     data: Dataset
@@ -32,6 +48,7 @@ class Measuring:
     passes: int
     open_session: Callable[[bytes], Session]
     progress: Progress
+    training: Training
 
     def batches(self, title: str, passes: int = 1) -> Iterator[dict[str, NDArray[Any]]]:
         """The feeds of every batch, so many times over, with the progress told."""

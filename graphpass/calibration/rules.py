@@ -27,7 +27,8 @@ class Rule:
         batch: samples per batch unless the user says otherwise; fewer, but no less than 8,
             where tensors are large and the result hardly depends on it.
         fixed: the result does depend on the batch size.
-        run: from stage 2 to the neurons and a summary in plain JSON values.
+        run: from stage 2 to the neurons and a summary in plain JSON values; a rule that
+            learns also replaces the weights in stage 2.
     """
 
     batch: int
@@ -41,9 +42,16 @@ class Rule:
         return max(_SMALLEST_BATCH, min(self.batch, _ELEMENTS // max(1, elements)))
 
 
+def _finetune(model: Model, measuring: Measuring) -> tuple[tuple[Neuron, ...], dict[str, Any]]:
+    from graphpass.calibration.finetune import rule  # torch: only when asked for
+
+    return rule.calibrate(model, measuring)
+
+
 RULES: dict[str, Rule] = {
     "optimal": Rule(32, fixed=False, run=optimal.calibrate),
     "paper": Rule(10, fixed=True, run=paper.calibrate),
+    "finetune": Rule(32, fixed=False, run=_finetune),
 }
 
 

@@ -34,6 +34,8 @@ from graphpass_runtime.errors import OptionError
 @options.SAMPLES
 @click.option("--calib-batch", type=int, help="Samples per batch: 10 with paper, else up to 32.")
 @click.option("--passes", type=int, default=1, show_default=True, help="Passes, with paper.")
+@click.option("--epochs", type=int, default=8, show_default=True, help="At most, with finetune.")
+@click.option("--seed", type=int, default=0, show_default=True, help="With finetune.")
 @options.preprocessing
 @click.option(
     "--method",
@@ -62,11 +64,11 @@ from graphpass_runtime.errors import OptionError
 )
 @click.option(
     "--calibrate",
-    type=click.Choice(["optimal", "paper", "none"]),
+    type=click.Choice(["optimal", "paper", "finetune", "none"]),
     default="optimal",
     show_default=True,
-    help="Closed form with matched currents, running means as in the paper, or maximum"
-    " thresholds alone.",
+    help="Closed form with matched currents, running means as in the paper, distillation"
+    " of the ANN into the SNN (minutes; needs PyTorch), or maximum thresholds alone.",
 )
 @click.option(
     "--threshold",

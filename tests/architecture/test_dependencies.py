@@ -54,6 +54,7 @@ NOT_IN_RUNTIME = {
     "torch",
 }
 NOT_IN_COMPILER = {"graphpass_exporters", "matplotlib", "torch"}
+LEARNS = "graphpass.calibration.finetune"  # the one part of the compiler that needs torch
 FILE_ACCESS = {
     "onnx.load",
     "onnx.load_model",
@@ -189,12 +190,33 @@ def eager_models(modules: Iterable[Module]) -> list[str]:
     ]
 
 
+def learns(name: str) -> bool:
+    return name == LEARNS or name.startswith(f"{LEARNS}.")
+
+
+def eager_learning(modules: Iterable[Module]) -> list[str]:
+    """Imports of what needs torch, by what does not, other than inside functions."""
+    return [
+        str(found)
+        for each in modules
+        for found in each.imports()
+        if learns(found.target) and not learns(each.name) and not found.in_function
+    ]
+
+
 def test_runtime_knows_nothing_of_the_compiler():
     assert forbidden(modules_of("graphpass_runtime"), NOT_IN_RUNTIME) == []
 
 
 def test_compiler_imports_neither_the_exporters_nor_torch_nor_matplotlib():
-    assert forbidden(modules_of("graphpass"), NOT_IN_COMPILER) == []
+    core = [each for each in modules_of("graphpass") if not learns(each.name)]
+    learning = [each for each in modules_of("graphpass") if learns(each.name)]
+    assert forbidden(core, NOT_IN_COMPILER) == []
+    assert forbidden(learning, NOT_IN_COMPILER - {"torch"}) == []
+
+
+def test_what_needs_torch_is_imported_only_when_asked():
+    assert eager_learning(modules_of("graphpass")) == []
 
 
 def test_only_the_cli_imports_the_models_and_only_when_asked():
@@ -289,6 +311,19 @@ def test_relative_import_in_a_package_is_anchored_at_the_package():
 )
 def test_import_of_the_models_is_found(name: str, source: str, problems: int):
     assert len(eager_models([module(name, source)])) == problems
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "problems"),
+    [
+        (f"{LEARNS}.rule", f"from {LEARNS} import network", 0),
+        ("graphpass.calibration.rules", f"def f():\n    from {LEARNS} import rule", 0),
+        ("graphpass.calibration.rules", f"from {LEARNS} import rule", 1),
+        ("graphpass.calibration.rules", "from graphpass.calibration import finetune", 1),
+    ],
+)
+def test_eager_import_of_what_needs_torch_is_found(name: str, source: str, problems: int):
+    assert len(eager_learning([module(name, source)])) == problems
 
 
 @pytest.mark.parametrize(

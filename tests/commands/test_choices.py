@@ -30,5 +30,13 @@ def test_choices_are_complete(name: str, known: tuple[str, ...]):
 
 def test_defaults_are_those_of_python():
     offered = {p.name: p.default for p in convert.params}
-    for name in ("calibrate", "first_activation", "precision", "method", "passes"):
+    for name in (
+        "calibrate",
+        "first_activation",
+        "precision",
+        "method",
+        "passes",
+        "epochs",
+        "seed",
+    ):
         assert offered[name] == getattr(options.Options(), name)

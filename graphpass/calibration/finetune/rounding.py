@@ -1,0 +1,33 @@
+"""The spike count of DA-QCFS, with a gradient that goes straight through the rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def spike_count(charge: Tensor, levels: float) -> Tensor:
+    """Clip(Floor(u), 0, T) of the membrane potential u = charge + 1/2, half up.
+
+    Backwards it is Clip(charge, 0, T): the gradient is 1 between the first level and the
+    last, and 0 where the neuron is silent or saturated (Bengio et al., 2013).
+    """
+    return _SpikeCount.apply(charge, levels)  # type: ignore[no-any-return]
+
+
+class _SpikeCount(torch.autograd.Function):
+    """In one piece, since neurons take longer than convolutions where memory is slow."""
+
+    @staticmethod
+    def forward(ctx: Any, charge: Tensor, levels: float) -> Tensor:
+        ctx.save_for_backward(charge)
+        ctx.levels = levels
+        return (charge + 0.5).floor_().clamp_(0.0, levels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (charge,) = ctx.saved_tensors
+        through = torch.ops.aten.hardtanh_backward(gradients[0], charge, 0.0, ctx.levels)
+        return through, None
