@@ -59,8 +59,18 @@ class Conversion:
         }
 
     def advice(self) -> str | None:
-        """What to do when the paper's running means have not settled; else None."""
+        """What there is to know about the calibration, in one line; None if nothing.
+
+        That is what finetuning came to, or what to do when the paper's running means have
+        not settled.
+        """
         summary = self.record.calibration
+        if summary.get("rule") == "finetune":
+            return (
+                f"finetuned: relative squared error of the output {summary['error_before']:.3g} ->"
+                f" {summary['error_after']:.3g} on {summary['held_out']} held-out samples, epoch"
+                f" {summary['best_epoch']} of {summary['epochs']}"
+            )
         if summary.get("rule") != "paper" or summary["recovered"] >= _SETTLED:
             return None
         return (

@@ -81,7 +81,7 @@ class Distillation:
         for epoch in range(1, training.epochs + 1):
             for batch in learning.shuffled(size, random):
                 optimizer.zero_grad()
-                self._loss(batch.feeds).backward()  # type: ignore[no-untyped-call]
+                self._loss(batch.feeds).backward()
                 optimizer.step()
                 schedule.step()
                 advance(batch.count)
@@ -129,6 +129,7 @@ class Distillation:
 
 
 def _relative(found: Tensor, wanted: Tensor) -> Tensor:
+    wanted = wanted.float()  # an output may hold integers, which there is nothing to learn from
     return (found - wanted).square().sum() / wanted.square().sum().clamp_min(_TINY)
 
 

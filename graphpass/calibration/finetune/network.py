@@ -108,7 +108,8 @@ class Network(nn.Module):
     def _value(self, node: gs.Node, index: int, values: Values) -> Tensor | None:
         tensor, weight = node.inputs[index], self._places.get((id(node), index))
         if weight is not None:
-            return self.weights[weight]
+            learned: Tensor = self.weights[weight]
+            return learned
         if isinstance(tensor, gs.Constant):
             return self._constants[id(tensor)]
         return None if tensor.is_empty() else values[tensor.name]

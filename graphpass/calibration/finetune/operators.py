@@ -13,6 +13,7 @@ compares each with ONNX Runtime.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +120,6 @@ _ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "Sqrt": torch.sqrt,
     "Tanh": torch.tanh,
 }
-for _name, _function in _ELEMENTWISE.items():
-    operator(_name)(lambda call, function=_function: function(call.x))  # type: ignore[misc]
-
 _PAIRWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Add": torch.add,
     "Sub": torch.sub,
@@ -129,23 +127,33 @@ _PAIRWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "MatMul": torch.matmul,
     "Pow": torch.pow,
 }
-for _name, _both in _PAIRWISE.items():
-    operator(_name)(lambda call, function=_both: function(call.x, call.tensor(1)))  # type: ignore[misc]
+_FOLDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Max": torch.maximum,
+    "Min": torch.minimum,
+    "Sum": torch.add,
+}
+
+
+@operator(*_ELEMENTWISE)
+def _elementwise(call: Call) -> Tensor:
+    return _ELEMENTWISE[call.node.op](call.x)
+
+
+@operator(*_PAIRWISE)
+def _pairwise(call: Call) -> Tensor:
+    return _PAIRWISE[call.node.op](call.x, call.tensor(1))
+
+
+@operator(*_FOLDED)
+def _fold(call: Call) -> Tensor:
+    tensors = (call.tensor(index) for index in range(len(call.inputs)))
+    return functools.reduce(_FOLDED[call.node.op], tensors)
 
 
 @operator("Div")
 def _div(call: Call) -> Tensor:
     whole = not call.x.is_floating_point()
     return torch.div(call.x, call.tensor(1), rounding_mode="trunc" if whole else None)
-
-
-@operator("Sum", "Max", "Min")
-def _fold(call: Call) -> Tensor:
-    function = {"Sum": torch.add, "Max": torch.maximum, "Min": torch.minimum}[call.node.op]
-    result = call.x
-    for index in range(1, len(call.inputs)):
-        result = function(result, call.tensor(index))
-    return result
 
 
 @operator("Clip")
@@ -168,7 +176,7 @@ def _hard_sigmoid(call: Call) -> Tensor:
 
 @operator("Cast")
 def _cast(call: Call) -> Tensor:
-    kinds = {
+    kinds: dict[int, torch.dtype] = {
         onnx.TensorProto.FLOAT: torch.float32,
         onnx.TensorProto.DOUBLE: torch.float64,
         onnx.TensorProto.INT32: torch.int32,
@@ -195,9 +203,9 @@ def _softmax(call: Call) -> Tensor:
 def _gemm(call: Call) -> Tensor:
     a = call.x.T if call.attr("transA", 0) else call.x
     b = call.tensor(1).T if call.attr("transB", 0) else call.tensor(1)
-    product = call.attr("alpha", 1.0) * (a @ b)
-    bias = call.optional(2)
-    return product if bias is None else product + call.attr("beta", 1.0) * bias
+    bias, alpha, beta = call.optional(2), call.attr("alpha", 1.0), call.attr("beta", 1.0)
+    product: Tensor = alpha * (a @ b)
+    return product if bias is None else product + beta * bias
 
 
 @operator("BatchNormalization")

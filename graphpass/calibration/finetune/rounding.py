@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ def spike_count(charge: Tensor, levels: float) -> Tensor:
     Backwards it is Clip(charge, 0, T): the gradient is 1 between the first level and the
     last, and 0 where the neuron is silent or saturated (Bengio et al., 2013).
     """
-    return _SpikeCount.apply(charge, levels)  # type: ignore[no-any-return]
+    # Torch leaves `apply` without types.
+    apply: Callable[[Tensor, float], Tensor] = _SpikeCount.apply
+    return apply(charge, levels)
 
 
 class _SpikeCount(torch.autograd.Function):

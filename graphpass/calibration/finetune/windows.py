@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +120,7 @@ def _padded(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 
     return functional.pad(x, pads, value=value)
 
 
-def _for_axes(call: Call, known: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
+def _for_axes(call: Call, known: dict[int, Callable[..., Tensor]]) -> Callable[..., Tensor]:
     axes = call.x.ndim - 2
     if axes not in known:
         raise call.refusal(f"has {axes} spatial axes; finetuning knows 1 to 3")

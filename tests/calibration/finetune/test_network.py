@@ -51,8 +51,18 @@ def layers_in_ort(proto, names, feeds) -> dict[str, np.ndarray]:
     return dict(zip(outputs, session.run(outputs, feeds), strict=True))
 
 
+def forced(name: str, output: np.ndarray, currents: dict):
+    """A neuron that notes its current, and answers with a given output."""
+
+    def run(current):
+        currents[name] = current
+        return torch.from_numpy(output)
+
+    return run
+
+
 def agrees(model: Model, feeds: dict[str, np.ndarray]) -> None:
-    """Analog layers are close; of spiking ones at most a few counts differ, at ties."""
+    """Analog layers are close; of spike counts at most a few differ, at ties."""
     neurons, ranks, network = neurons_of(model), ranks_of(model), Network(model)
     tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
     with torch.no_grad():
@@ -62,17 +72,16 @@ def agrees(model: Model, feeds: dict[str, np.ndarray]) -> None:
         for name, found in {**outputs, **layers}.items():
             scale = np.abs(wanted[name]).max()
             np.testing.assert_allclose(found.numpy(), wanted[name], rtol=0, atol=2e-5 * scale)
-        learned = {name: LearnedNeuron(n, ranks[name]) for name, n in neurons.items()}
-        _, layers = network(tensors, learned)
-        wanted = layers_in_ort(to_proto(model), neurons, feeds)
-    first, apart, total = next(iter(layers)), 0, 0
-    for name, found in layers.items():
-        half = float(neurons[name].amplitude.min()) / 2
-        differs = np.abs(found.numpy() - wanted[name]) > half
-        assert name != first or differs.mean() < 1e-5
-        apart, total = apart + int(differs.sum()), total + differs.size
-    # What differs in one layer makes later ones differ; a wrong operator differs everywhere.
-    assert apart < 1e-3 * total
+        # Each spiking layer reads what ONNX Runtime's layers before it wrote: a tie that falls
+        # to the other side in one layer would make all later ones differ.
+        wanted, apart, total = layers_in_ort(to_proto(model), neurons, feeds), 0, 0
+        currents: dict[str, torch.Tensor] = {}
+        network(tensors, {name: forced(name, wanted[name], currents) for name in neurons})
+        for name, current in currents.items():
+            found = LearnedNeuron(neurons[name], ranks[name])(current).numpy()
+            differs = np.abs(found - wanted[name]) > neurons[name].amplitude.min() / 2
+            apart, total = apart + int(differs.sum()), total + differs.size
+    assert apart <= 2 + 1e-5 * total
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ def test_summary_says_what_was_learned_and_what_it_cost(finetuned):
     assert (summary["samples"], summary["held_out"], summary["seed"]) == (640, 64, 0)
     assert 1 <= summary["best_epoch"] <= summary["epochs"] <= 8
     assert summary["error_after"] < summary["error_before"]
+    assert f"epoch {summary['best_epoch']} of {summary['epochs']}" in result.advice()
     # Each epoch runs the teacher once, and the student once forwards and once backwards.
     learned = summary["epochs"] * 0.9 * 4 + (summary["epochs"] + 1) * 0.1 * 2
     assert summary["passes"] == pytest.approx(learned + 2.25, abs=0.02)
