@@ -4,7 +4,8 @@ The loss of a batch is the squared error of the outputs, relative to the outputs
 squares, plus the same for the output of every neuron layer: the output says what matters,
 the layers say it soon enough for few epochs. Steps are those of Adam, relative to the size
 of what they change, so that neither weights for inputs in 0..255 nor tiny thresholds need
-a rate of their own.
+a rate of their own; and smaller where little is left to learn, as with many time-steps:
+full steps first lose there what the closed form had.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from graphpass.calibration.measuring import Measuring
 WEIGHT_RATE = 5e-3  # of the root mean square of a weight tensor
 NEURON_RATE = 2e-2  # of a threshold (shift), and of one (logarithms of threshold and amplitude)
 LAYER_SHARE = 0.5  # of the neuron layers in the loss, beside the outputs
-PATIENCE = 3  # epochs without a better held-out error until learning stops
+FULL_RATE_ERROR = 0.1  # held-out error at the start from which on steps are full
+PATIENCE = 0.5  # share of the epochs without a better held-out error until learning stops
 _WARM_UP = 20  # steps until the full rate
 _TINY = 1e-12
 
@@ -72,10 +74,11 @@ class Distillation:
         """Learn; what is kept is what did best on the held-out samples."""
         training, size = measuring.training, measuring.batch
         random = torch.Generator().manual_seed(training.seed)
-        optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        errors = [self.error(held_out.batches(size))]
+        groups = self._groups(min(1.0, errors[0] / FULL_RATE_ERROR))
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         steps = training.epochs * math.ceil(learning.count / size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        errors = [self.error(held_out.batches(size))]
         kept, best = self._copy(), 0
         advance = measuring.progress("finetuning", training.epochs * learning.count)
         for epoch in range(1, training.epochs + 1):
@@ -88,7 +91,7 @@ class Distillation:
             errors.append(self.error(held_out.batches(size)))
             if errors[-1] < errors[best]:
                 kept, best = self._copy(), epoch
-            elif epoch - best >= PATIENCE:
+            elif epoch - best >= PATIENCE * training.epochs:
                 break
         self._learned.load_state_dict(kept)
         return Outcome(len(errors) - 1, best, tuple(errors))
@@ -114,15 +117,15 @@ class Distillation:
         by_layer = [_relative(layers[name], wanted) for name, wanted in activations.items()]
         return torch.stack(by_output).mean() + LAYER_SHARE * torch.stack(by_layer).mean()
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self, rate: float) -> list[dict[str, Any]]:
         """Parameters with the size of their steps; weights that are all zero stay so."""
         groups = []
         for weight in self._student.weights:
             size = float(weight.detach().square().mean().sqrt())
             if size > 0.0:
-                groups.append({"params": [weight], "lr": WEIGHT_RATE * size})
+                groups.append({"params": [weight], "lr": rate * WEIGHT_RATE * size})
         parameters = [p for neuron in self._neurons.values() for p in neuron.parameters()]
-        return [*groups, {"params": parameters, "lr": NEURON_RATE}]
+        return [*groups, {"params": parameters, "lr": rate * NEURON_RATE}]
 
     def _copy(self) -> dict[str, Tensor]:
         return copy.deepcopy(self._learned.state_dict())

@@ -125,7 +125,7 @@ def test_what_learning_made_worse_is_not_kept(finetune, monkeypatch, batches, tm
     result = finetune(tmp_path / "snn.onnx", stages=tmp_path / "finetuned")
     summary = result.record.calibration
     assert summary["best_epoch"] == 0
-    assert summary["epochs"] == distillation.PATIENCE
+    assert summary["epochs"] == 8 * distillation.PATIENCE
     assert summary["error_after"] == summary["error_before"]
     closed = tmp_path / "closed.onnx"
     convert(digits_model_path(), closed, steps=2, data=batches, form="counts", threads=1)
