@@ -108,6 +108,31 @@ def _pad(call: Call) -> Tensor:
     return functional.pad(call.x, list(itertools.chain(*pairs)), value=value)
 
 
+@operator("Tile")
+def _tile(call: Call) -> Tensor:
+    return call.x.repeat(call.numbers("repeats", 1) or [])
+
+
+@operator("DepthToSpace")
+def _depth_to_space(call: Call) -> Tensor:
+    number, channels, height, width = call.x.shape
+    size = call.attr("blocksize")
+    rest = channels // size**2
+    if call.attr("mode", "DCR") == "DCR":
+        parts = call.x.reshape(number, size, size, rest, height, width).permute(0, 3, 4, 1, 5, 2)
+    else:
+        parts = call.x.reshape(number, rest, size, size, height, width).permute(0, 1, 4, 2, 5, 3)
+    return parts.reshape(number, rest, height * size, width * size)
+
+
+@operator("SpaceToDepth")
+def _space_to_depth(call: Call) -> Tensor:
+    number, channels, height, width = call.x.shape
+    size = call.attr("blocksize")
+    parts = call.x.reshape(number, channels, height // size, size, width // size, size)
+    return parts.permute(0, 3, 5, 1, 2, 4).reshape(number, -1, height // size, width // size)
+
+
 @operator("Shape")
 def _shape(call: Call) -> Tensor:
     sizes = list(call.x.shape)[call.attr("start", 0) : call.attr("end")]

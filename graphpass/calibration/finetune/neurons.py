@@ -46,7 +46,7 @@ class LearnedNeuron(nn.Module):
         levels = float(self._neuron.levels)
         gain = levels / threshold
         charge = torch.addcmul(shift * gain, current, gain)
-        return amplitude * rounding.spike_count(charge, levels)
+        return amplitude * rounding.spike_count(charge, levels, self._neuron.ties)
 
     def learned(self) -> Neuron:
         """The neuron with what was learned."""
@@ -73,14 +73,14 @@ class Reference:
 
     def __init__(self, neuron: Neuron, rank: int) -> None:
         self._threshold = _beside(neuron.threshold, neuron, rank)
-        self._levels = neuron.trained_levels
+        self._levels, self._ties = neuron.trained_levels, neuron.ties
 
     def __call__(self, current: Tensor) -> Tensor:
         """The analog activation of a current."""
         if self._levels is None:
             return torch.minimum(current.relu(), self._threshold)
         unit = self._threshold / self._levels
-        return rounding.spike_count(current / unit, float(self._levels)) * unit
+        return rounding.spike_count(current / unit, float(self._levels), self._ties) * unit
 
 
 def _beside(array: NDArray[np.float32], neuron: Neuron, rank: int) -> Tensor:

@@ -150,6 +150,17 @@ def _fold(call: Call) -> Tensor:
     return functools.reduce(_FOLDED[call.node.op], tensors)
 
 
+@operator("Mean")
+def _mean(call: Call) -> Tensor:
+    tensors = [call.tensor(index) for index in range(len(call.inputs))]
+    return functools.reduce(torch.add, tensors) / len(tensors)
+
+
+@operator("Where")
+def _where(call: Call) -> Tensor:
+    return torch.where(call.x, call.tensor(1), call.tensor(2))
+
+
 @operator("Div")
 def _div(call: Call) -> Tensor:
     whole = not call.x.is_floating_point()
@@ -229,7 +240,8 @@ def _reduce(call: Call) -> Tensor:
 
 
 def _qcfs(call: Call) -> Tensor:
-    """An analog QCFS layer that stays as it is; the inverse of its levels is exact."""
+    """A layer that was trained with QCFS, or as a quantiser, and stays analog."""
     threshold, levels = call.tensor(1), call.tensor(2)
-    count = rounding.spike_count(call.x * (levels / threshold), float(levels))
+    ties = dialect.ties_of(call.node.op)
+    count = rounding.spike_count(call.x * (levels / threshold), float(levels), ties)
     return count * (threshold / levels)

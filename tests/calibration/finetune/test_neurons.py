@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from graphpass.calibration.finetune.neurons import LearnedNeuron, Reference  # noqa: E402
-from graphpass.neurons import Neuron  # noqa: E402
+from graphpass.neurons import Neuron, Ties  # noqa: E402
 
 T = 4
 
@@ -34,6 +36,15 @@ def test_output_is_that_of_the_definition(neuron):
     count = np.clip(np.floor(T * (current + shift) / threshold + 0.5), 0, T)
     found = LearnedNeuron(neuron, rank=3)(torch.from_numpy(current))
     np.testing.assert_array_equal(found.detach().numpy(), count * amplitude)
+
+
+def test_a_quantiser_takes_halves_to_even_counts(neuron):
+    even = replace(neuron, ties=Ties.HALF_EVEN, shift=np.zeros(2, np.float32))
+    current = torch.tensor([[0.125, 0.25], [0.375, 0.75], [0.625, 1.25]])
+    found = LearnedNeuron(even, rank=2)(current).detach() / torch.tensor(even.amplitude)
+    np.testing.assert_array_equal(found, [[0, 0], [2, 2], [2, 2]])
+    trained = Reference(replace(even, trained_levels=4), rank=2)(current)
+    np.testing.assert_array_equal(trained, found * torch.tensor(even.threshold) / 4)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +90,5 @@ def test_reference_is_a_clip_or_the_trained_qcfs(neuron):
     current = torch.tensor([[-1.0, 0.6, 5.0]]).T.repeat(1, 2)
     clipped = Reference(neuron, rank=2)(current)
     np.testing.assert_allclose(clipped, [[0, 0], [0.6, 0.6], [1, 2]])
-    trained = Neuron(**{**vars(neuron), "trained_levels": 2})
-    stepped = Reference(trained, rank=2)(current)
+    stepped = Reference(replace(neuron, trained_levels=2), rank=2)(current)
     np.testing.assert_allclose(stepped, [[0, 0], [0.5, 1], [1, 2]])
