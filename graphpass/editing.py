@@ -13,6 +13,8 @@ from graphpass import dialect
 if TYPE_CHECKING:
     from graphpass.model import Model
 
+_FLOAT = 1  # onnx.TensorProto.FLOAT
+
 
 def is_standard(node: gs.Node, *ops: str) -> bool:
     """Is it one of these operators of the standard ONNX domain?"""
@@ -38,8 +40,27 @@ def present(tensors: list[gs.Tensor], index: int) -> gs.Tensor | None:
 
 
 def values(tensor: gs.Tensor | None) -> NDArray[Any] | None:
-    """The values of a constant tensor; None for anything else."""
-    return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
+    """The values of a constant tensor, or of integer weights; None for anything else."""
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    return None if tensor is None else _integer_weights(tensor)
+
+
+def _integer_weights(tensor: gs.Tensor) -> NDArray[Any] | None:
+    """Mul and Sub of a Cast of integers, as `passes/spell_integer_weights.py` writes weights."""
+    node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
+    if node is None or not is_standard(node, "Cast", "Mul", "Sub"):
+        return None
+    source, *others = node.inputs
+    if node.op == "Cast":
+        floats = node.attrs.get("to") in (_FLOAT, np.float32)
+        kept = floats and isinstance(source, gs.Constant)
+        return np.asarray(source.values).astype(np.float32) if kept else None
+    known, operand = _integer_weights(source), others[0]
+    if known is None or not isinstance(operand, gs.Constant):
+        return None
+    by = np.asarray(operand.values)
+    return known * by if node.op == "Mul" else known - by
 
 
 def scalar(tensor: gs.Tensor | None) -> float | None:

@@ -34,6 +34,7 @@ from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.recognise_quantiser import RecogniseQuantiser
 from graphpass.passes.spell_clip import SpellClip
+from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.plan import Activation, Plan
 from graphpass.timeflow import TimeFlow, infer
@@ -55,6 +56,7 @@ def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
             *_FOLDS,
             PadConstants(),
             FreeBatch(),
+            SpellIntegerWeights(),
             FoldBatchNorm(),
             RecogniseQuantiser(),
             RecogniseQCFS(),

@@ -1,4 +1,7 @@
-"""Scaling the weights of linear layers. New initializers are written: old ones may be shared."""
+"""Scaling the weights of linear layers. New initializers are written: old ones may be shared.
+
+Weights that are integers times a scale stay so: the scale changes.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,7 @@ def scale_outputs(model: Model, layer: gs.Node, gain: Vector, offset: Vector) ->
         return False
     gain, offset = np.broadcast_to(gain, channels), np.broadcast_to(offset, channels)
     name = layer.outputs[0].name
-    scaled = (weight * _along_outputs(layer, weight, gain)).astype(weight.dtype)
-    layer.inputs[1] = editing.constant(model, f"{name}/weight", scaled)
+    _scale(model, layer, weight, _along_outputs(layer, weight, gain), f"{name}/weight")
     if layer.op != "MatMul":
         bias = bias * layer.attrs.get("beta", 1.0) if layer.op == "Gemm" else bias
         summand = (bias * gain + offset).astype(weight.dtype)
@@ -74,10 +76,33 @@ def scale_inputs(model: Model, layer: gs.Node, factor: Vector) -> bool:
     if along is None:
         return False
     name = layer.outputs[0].name
-    layer.inputs[1] = editing.constant(
-        model, f"{name}/weight_of_counts", (weight * along).astype(weight.dtype)
-    )
+    _scale(model, layer, weight, along, f"{name}/weight_of_counts")
     return True
+
+
+def _scale(
+    model: Model, layer: gs.Node, weight: NDArray[Any], factor: NDArray[Any], name: str
+) -> None:
+    """Let the weight be factor * weight."""
+    old = layer.inputs[1]
+    if isinstance(old, gs.Constant):
+        scaled = (weight * factor).astype(weight.dtype)
+        layer.inputs[1] = editing.constant(model, name, scaled)
+        return
+    for axis in range(factor.ndim):  # a factor that is the same everywhere stays one number
+        first = factor.take([0], axis)
+        factor = first if np.all(factor == first) else factor
+    source, operand = old, np.float32(1)
+    (node,) = old.inputs
+    if editing.is_standard(node, "Mul"):
+        scale = np.asarray(node.inputs[1].values)
+        if np.broadcast(scale, factor).size == max(scale.size, factor.size):
+            source, operand = node.inputs[0], scale
+    name = editing.fresh_name(model, name)
+    by = editing.constant(model, f"{name}/scale", (operand * factor).astype(np.float32))
+    layer.inputs[1] = gs.Variable(name, weight.dtype, list(weight.shape))
+    product = gs.Node("Mul", name, inputs=[source, by], outputs=[layer.inputs[1]])
+    model.graph.nodes.append(product)
 
 
 def largest_per_output(layer: gs.Node) -> Vector | None:

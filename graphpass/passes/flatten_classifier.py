@@ -30,7 +30,7 @@ def _try_flatten(model: Model, layer: gs.Node) -> bool:
         return False
     if flatten.attrs.get("axis", 1) != 1:
         return False
-    weight = np.asarray(layer.inputs[1].values)
+    weight = np.asarray(editing.values(layer.inputs[1]))
     name, source, output = layer.outputs[0].name, layer.inputs[0], flatten.outputs[0]
     flat = gs.Variable(
         editing.fresh_name(model, f"{name}/flat"),

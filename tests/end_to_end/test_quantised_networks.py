@@ -33,8 +33,9 @@ def pair(source: str, output: str, zero: str = "z", step: str = "s") -> str:
 
 
 CONSTANTS = (
-    "float s = {0.5}, float s2 = {1.0}, float si = {0.5}, uint8 z = {0}, uint8 top = {15}, uint8 even = {8},"
-    " uint8 odd = {7}, uint8 middle = {128}, float ws = {0.125}, int8 wz = {0}"
+    "float s = {0.5}, float s2 = {1.0}, float si = {0.5}, uint8 z = {0},"
+    " uint8 top = {15}, uint8 even = {8}, uint8 odd = {7}, uint8 middle = {128},"
+    " float ws = {0.125}, int8 wz = {0}"
 )
 
 
