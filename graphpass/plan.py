@@ -17,7 +17,7 @@ from graphpass import dialect, editing
 from graphpass.activation import channel_count, is_convertible, upper_bound
 from graphpass.model import Model
 from graphpass.neurons import Ties
-from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer
+from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer, rules_quantised
 from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
 
 Status = Literal["converted", "kept", "refused"]
@@ -112,18 +112,28 @@ def make_plan(
     candidates = [node for node in model.graph.nodes if is_convertible(node)]
     kept = _kept_by_name(candidates, keep)
     if not [n for n in candidates if id(n) not in kept]:
-        found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
-        raise ModelError(
-            "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),
-            where=model.name,
-            remedy="graphpass converts Relu, Clip(0, c) and QCFS",
-        )
+        raise _nothing_to_convert(model)
     if first_activation == "analog":
         stem = _stem(candidates)
         if any(id(n) not in kept and id(n) not in stem for n in candidates):
             kept.update({i: why for i, why in stem.items() if i not in kept})
     flow = infer(model, [n.outputs[0].name for n in candidates if id(n) not in kept])
     return Plan(tuple(_verdicts(model, kept, flow)), flow)
+
+
+def _nothing_to_convert(model: Model) -> ModelError:
+    integer = next((n for n in model.graph.nodes if rules_quantised.is_integer(n)), None)
+    if integer is not None:
+        refusal = rules_quantised.INTEGER
+        return ModelError(
+            f"{editing.describe(integer)} {refusal.reason}", where=model.name, remedy=refusal.remedy
+        )
+    found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
+    return ModelError(
+        "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),
+        where=model.name,
+        remedy="graphpass converts Relu, Clip(0, c) and QCFS",
+    )
 
 
 def _kept_by_name(candidates: Iterable[gs.Node], keep: Collection[str]) -> dict[int, str]:

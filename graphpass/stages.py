@@ -28,6 +28,7 @@ from graphpass.passes.fold_constants import FoldConstants
 from graphpass.passes.fold_shapes import FoldShapes
 from graphpass.passes.free_batch import FreeBatch
 from graphpass.passes.halve_precision import HalvePrecision
+from graphpass.passes.lower_quant import LowerQuant
 from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
@@ -42,7 +43,7 @@ from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 
 # Sizes that became constants make floats constant, and these again sizes.
-_FOLDS = [FoldConstants(), FoldShapes(), FoldConstants(), FoldShapes()]
+_FOLDS = [FoldConstants(), LowerQuant(), FoldShapes(), FoldConstants(), FoldShapes()]
 
 
 def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import editing
@@ -15,14 +16,15 @@ class FoldConstants(Pass):
     """Compute what depends on constants alone; drop Identity and Dropout.
 
     Names of graph inputs and outputs are kept. Weights that several nodes share
-    stay shared. Constants of more than 256 MiB are left to be computed at run time.
+    stay shared. Constants of more than 256 MiB are left to be computed at run time, and so
+    are integer weights, which are smaller as they are.
     """
 
     def apply(self, model: Model) -> int:
         """Bypass first: an Identity may stand between a weight and its reader."""
         bypassed = sum(_try_bypass(model, node) for node in model.graph.nodes)
         before = len(model.graph.nodes)
-        model.graph.fold_constants(size_threshold=_LARGEST_BYTES, should_exclude_node=_is_random)
+        model.graph.fold_constants(size_threshold=_LARGEST_BYTES, should_exclude_node=_is_excluded)
         editing.tidy(model)
         return bypassed + before - len(model.graph.nodes)
 
@@ -44,5 +46,13 @@ def _try_bypass(model: Model, node: gs.Node) -> bool:
     return True
 
 
-def _is_random(node: gs.Node) -> bool:
-    return str(node.op).startswith(("Random", "Bernoulli", "Multinomial"))
+def _is_excluded(node: gs.Node) -> bool:
+    """Random numbers, operators that ONNX Runtime may not know, and integer weights."""
+    random = str(node.op).startswith(("Random", "Bernoulli", "Multinomial"))
+    return random or not editing.is_standard(node, node.op) or _spells_weights(node)
+
+
+def _spells_weights(node: gs.Node) -> bool:
+    source = node.inputs[0] if node.inputs else None
+    eight_bits = isinstance(source, gs.Constant) and source.dtype in (np.int8, np.uint8)
+    return eight_bits and editing.is_standard(node, "Cast") and len(source.shape) > 1

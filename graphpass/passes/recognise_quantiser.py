@@ -97,14 +97,9 @@ def _read(model: Model, quantise: gs.Node) -> _Pair | None:
         return None
     clip = editing.single_consumer(model, tensor)
     if clip is not None and editing.is_standard(clip, "Clip"):
-        zero = _zero_point(quantise)
-        ends = [editing.scalar(editing.present(clip.inputs, index)) for index in (1, 2)]
-        if ends[0] is None or ends[1] is None:
+        if (cut := _cut(grid, clip, _zero_point(quantise))) is None:
             return None
-        low, high = (
-            int(np.clip(end - zero, grid.low, grid.high)) for end in ends if end is not None
-        )
-        grid, tensor = replace(grid, low=low, high=high), clip.outputs[0]
+        grid, tensor = cut, clip.outputs[0]
         nodes.append(clip)
     readers = list(tensor.outputs)
     if editing.is_output(model, tensor) or not all(_undoes(r, quantise) for r in readers):
@@ -123,6 +118,18 @@ def _read(model: Model, quantise: gs.Node) -> _Pair | None:
     if not grid.low <= 0 < grid.high:
         return None
     return _Pair(source, (*nodes, *readers), tuple(outputs), grid)
+
+
+def _cut(grid: _Grid, clip: gs.Node, zero: int) -> _Grid | None:
+    """The grid between the bounds of a Clip of integers, which may be left out."""
+    ends = []
+    for index, end in ((1, grid.low), (2, grid.high)):
+        bound = editing.present(clip.inputs, index)
+        value = end + zero if bound is None else editing.scalar(bound)
+        if value is None:
+            return None
+        ends.append(int(np.clip(value - zero, grid.low, grid.high)))
+    return replace(grid, low=ends[0], high=ends[1])
 
 
 def _grid(node: gs.Node) -> _Grid | None:

@@ -53,7 +53,7 @@ def _try_quantise(model: Model, node: gs.Node) -> bool:
     whole = np.rint(real / _along(node, scale, real)) + _along(node, zero, real).astype(np.float32)
     name = f"{node.outputs[0].name}/integers"
     integers = editing.constant(model, name, np.clip(whole, low, high).astype(zero.dtype))
-    _read_instead(model, node, integers)
+    read_instead(model, node, integers)
     return True
 
 
@@ -64,31 +64,53 @@ def _try_spell(model: Model, node: gs.Node) -> bool:
         return False
     if not re.fullmatch(r"u?int\d+", str(integers.dtype)) or editing.is_output(model, output):
         return False
-    shape = integers.shape
-    scale, middle = (_along(node, array, integers) for array in (scale, zero.astype(np.float32)))
     whole = integers.astype(np.float32)
-    layers = [n for n in output.outputs if editing.is_standard(n, *weights.LAYERS)]
-    weighs = layers and all(n.inputs[1] is output for n in layers)
-    small = np.array_equal(whole, np.clip(whole, -128, 255)) and integers.dtype.itemsize == 1
-    if not (weighs and len(layers) == len(output.outputs) and small):
-        value = editing.constant(model, f"{output.name}/constant", (whole - middle) * scale)
-        _read_instead(model, node, value)
-        return True
-    eight_bits = np.uint8 if whole.max(initial=0) > 127 else np.int8
-    source: gs.Tensor = editing.constant(model, f"{output.name}/integers", whole.astype(eight_bits))
+    scale, middle = (_along(node, array, integers) for array in (scale, zero.astype(np.float32)))
+    read_instead(model, node, spelt(model, output, whole, middle, scale))
+    return True
+
+
+def spelt(
+    model: Model,
+    output: gs.Tensor,
+    whole: NDArray[np.float32],
+    middle: NDArray[np.float32],
+    scale: NDArray[np.float32],
+) -> gs.Tensor:
+    """A tensor of (whole - middle) * scale, as integers where they weigh a layer's inputs.
+
+    Args:
+        model: gets initializers and nodes.
+        output: what it is going to replace; its readers decide.
+        whole: whole numbers.
+        middle: zero points, broadcastable.
+        scale: scales, broadcastable.
+    """
+    weighs = output.outputs and all(
+        editing.is_standard(reader, *weights.LAYERS) and reader.inputs[1] is output
+        for reader in output.outputs
+    )
+    low, high = whole.min(initial=0), whole.max(initial=0)
+    kinds = [
+        kind
+        for kind in (np.int8, np.uint8)
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
+    ]
+    if not weighs or not kinds:
+        return editing.constant(model, f"{output.name}/constant", (whole - middle) * scale)
+    source: gs.Tensor = editing.constant(model, f"{output.name}/integers", whole.astype(kinds[0]))
     steps: list[tuple[str, dict[str, Any], NDArray[Any] | None]] = [("Cast", {"to": _FLOAT}, None)]
     if np.any(middle):
         steps.append(("Sub", {}, middle))
     steps.append(("Mul", {}, scale))
     for op, attributes, operand in steps:
         name = editing.fresh_name(model, f"{output.name}/{op.lower()}")
-        result = gs.Variable(name, np.dtype(np.float32), list(shape))
+        result = gs.Variable(name, np.dtype(np.float32), list(whole.shape))
         read = [] if operand is None else [editing.constant(model, f"{name}/by", operand)]
         made = gs.Node(op, name, attributes, inputs=[source, *read], outputs=[result])
         model.graph.nodes.append(made)
         source = result
-    _read_instead(model, node, source)
-    return True
+    return source
 
 
 def _operands(
@@ -110,7 +132,8 @@ def _along(node: gs.Node, array: NDArray[Any], data: NDArray[Any]) -> NDArray[An
     return array.reshape([-1 if i == axis else 1 for i in range(data.ndim)])
 
 
-def _read_instead(model: Model, node: gs.Node, value: gs.Tensor) -> None:
+def read_instead(model: Model, node: gs.Node, value: gs.Tensor) -> None:
+    """Let all that read a node's output read a value."""
     output = node.outputs[0]
     editing.detach(node)
     editing.redirect(model, output, value)

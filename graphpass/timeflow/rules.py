@@ -5,6 +5,7 @@ from graphpass.timeflow import (
     rules_linear,
     rules_parts,
     rules_products,
+    rules_quantised,
     rules_reduce,
     rules_resize,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "rules_linear",
     "rules_parts",
     "rules_products",
+    "rules_quantised",
     "rules_reduce",
     "rules_resize",
 ]

@@ -14,9 +14,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 
-from graphpass import convert, inspect, verify
+import graphpass_models
+from graphpass import GraphpassError, convert, inspect, verify
 from graphpass.forms import FORMS
+from graphpass_models.digits import Digits
 from graphpass_runtime.metadata import Carrier, FileRecord, Ties
 
 SAME = [name for name, form in FORMS.items() if form.same]
@@ -146,6 +154,69 @@ def test_int8_rounds_ties_as_the_file_says(network: Any, tmp_path: Path) -> None
     ]
     assert len(scales) == 3
     assert all(scale == 1.0 for scale in scales)
+
+
+QUANTISED = {
+    "uint8, weights per channel": {
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "per_channel": True,
+    },
+    "uint8, weights uint8": {
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QUInt8,
+    },
+    "int8": {},
+    "int8, weights of seven bits": {"reduce_range": True, "per_channel": True},
+}
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration data as ONNX Runtime wants it."""
+
+    def __init__(self, images: Any) -> None:
+        self._batches = iter([{"image": images}])
+
+    def get_next(self) -> Any:
+        return next(self._batches, None)
+
+
+@pytest.mark.parametrize("how", QUANTISED)
+def test_onnx_runtimes_static_quantisation(digits: Digits, tmp_path: Path, how: str) -> None:
+    ann, snn = tmp_path / "ann.onnx", tmp_path / "snn.onnx"
+    source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
+    quantize_static(source, ann, Reader(digits.train_images[:64]), **QUANTISED[how])
+    result = convert(ann, snn, steps=255, form="counts")
+    assert {a.status for a in result.activations} == {"converted"}
+    found = verify(ann, snn, [{"image": digits.test_images}])
+    assert found.equal
+    assert found.argmax_agreement == 1.0
+    arrays = [onnx.numpy_helper.to_array(t) for t in onnx.load(snn).graph.initializer]
+    large = [a.dtype for a in arrays if a.ndim > 1 and a.size > 256]
+    assert len(large) >= 2
+    assert set(large) <= {np.dtype(np.int8), np.dtype(np.uint8)}
+    feeds = {"image": digits.test_images}
+    outputs = [onnxruntime.InferenceSession(str(p)).run(None, feeds)[0] for p in (ann, snn)]
+    assert np.mean(outputs[0].argmax(1) == outputs[1].argmax(1)) > 0.99
+
+
+def test_integer_operators_are_refused(digits: Digits, tmp_path: Path) -> None:
+    ann, snn = tmp_path / "ann.onnx", tmp_path / "snn.onnx"
+    source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
+    images = Reader(digits.train_images[:64])
+    quantize_static(source, ann, images, quant_format=QuantFormat.QOperator)
+    with pytest.raises(GraphpassError, match=r"integers to QLinearConv.* QuantFormat.QDQ"):
+        convert(ann, snn, steps=255)
+    assert not snn.exists()
+
+
+def test_qonnx_file(shared_data: Path, tmp_path: Path) -> None:
+    ann, snn = shared_data / "onnx_corpus/qonnx_espcn_quant.onnx", tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=15, form="counts", keep=["79"])
+    assert [n.trained_levels for n in result.record.neurons] == [15] * 3
+    x = np.random.default_rng(0).uniform(0, 1, (1, 3, 128, 128)).astype(np.float32)
+    assert verify(ann, snn, [{"x.7": x}]).equal
+    assert snn.stat().st_size < 0.5 * ann.stat().st_size  # its weights were float32
 
 
 def test_inspect_names_the_quantiser(network: Any) -> None:

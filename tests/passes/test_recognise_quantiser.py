@@ -56,6 +56,11 @@ def quantiser(model):
             7,
         ),
         (
+            "q = QuantizeLinear (a, s, z) c = Clip (q, , seven) b = DequantizeLinear (c, s, z)",
+            3.5,
+            7,
+        ),
+        (
             "r = Relu (a) q = QuantizeLinear (r, s, zero8) c = Clip (q, least, fifteen)"
             " b = DequantizeLinear (c, s, zero8)",
             7.5,
@@ -192,6 +197,11 @@ def test_what_is_also_read_before_it_is_rounded(bench):
     ("name", "body"),
     [
         ("zero points differ", PAIR.replace("(q, s, z)", "(q, s, five)")),
+        (
+            "a bound that is computed",
+            "q = QuantizeLinear (a, s, z) t = Cast <to = 2> (k) c = Clip (q, z, t)"
+            " b = DequantizeLinear (c, s, z)",
+        ),
         ("steps differ", PAIR.replace("(q, s,", "(q, s2,")),
         (
             "a step for each channel",
@@ -214,7 +224,7 @@ def test_what_is_also_read_before_it_is_rounded(bench):
     ],
 )
 def test_near_misses(bench, name, body):
-    bench.unchanged(RecogniseQuantiser, net(body))
+    bench.unchanged(RecogniseQuantiser, net(body, ", float k" if "(k)" in body else ""))
 
 
 def test_opset_without_round(bench):

@@ -44,6 +44,16 @@ REFUSED = [
     ("y = Mul (r, q)", "both vary in time", "keep one side analog"),
     ("y = Mul (r, r)", "both vary in time", "keep one side analog"),
     ("y = MatMul (r, q)", "both vary in time", "keep one side analog"),
+    (
+        "d = QuantizeLinear <axis = 1> (r, ones) y = DequantizeLinear <axis = 1> (d, ones)",
+        "to a grid that no neuron has",
+        "one positive float32 scale",
+    ),
+    (
+        "d, s, z = DynamicQuantizeLinear (r) y = DequantizeLinear (d, s, z)",
+        "takes from each tensor anew",
+        "statically",
+    ),
     ("y = Div (x, r)", "divides by a tensor that varies", "behind the last neuron"),
     ("y = Div (r, q)", "divides by a tensor that varies", "behind the last neuron"),
     ("y = Add (r, two)", "literal size 2 on the batch axis", "symbolic batch"),

@@ -1,0 +1,175 @@
+"""QONNX's Quant and BipolarQuant, which ONNX Runtime does not know, in standard operators.
+
+Quant: y = (round(clip(x / scale + zero, low, high)) - zero) * scale, with the ends of an integer
+of `bits` bits (QONNX, docs/qonnx-custom-ops; Pappalardo et al., arXiv:2206.07527).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphpass import editing
+from graphpass.model import Model
+from graphpass.passes.base import Pass
+from graphpass.passes.spell_integer_weights import read_instead, spelt
+from graphpass_runtime.errors import ModelError
+
+_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+_ROUND = {"ROUND": np.rint, "FLOOR": np.floor, "CEIL": np.ceil}
+_OLDEST_ROUND, _OLDEST_INTEGER_CLIP = 11, 12
+
+
+class LowerQuant(Pass):
+    """Quant and BipolarQuant become what they say, so that ONNX Runtime can run the network.
+
+    Weights are rounded here and now, and keep their integers. Quant of a tensor of the network
+    becomes QuantizeLinear, Clip and DequantizeLinear where it has one scale and at most 8 bits,
+    else Div, Clip, Round and Mul: both are recognised as neurons later.
+    """
+
+    def apply(self, model: Model) -> int:
+        """Whatever stands in the domains of QONNX and Brevitas."""
+        count = 0
+        for node in list(model.graph.nodes):
+            if node.domain in _DOMAINS and node.op in ("Quant", "BipolarQuant"):
+                _lower(model, node)
+                count += 1
+        return count
+
+
+def _lower(model: Model, node: gs.Node) -> None:
+    scale, real = _constant(model, node, 1, "scale"), editing.values(node.inputs[0])
+    zero, bits = np.zeros((), np.float32), 1
+    if node.op == "Quant":
+        zero = _constant(model, node, 2, "zero point")
+        bits = int(_constant(model, node, 3, "number of bits").reshape(-1)[0])
+    bipolar = bits == 1 and bool(node.attrs.get("signed", 1))
+    ends, rounding = _ends(node, bits), str(node.attrs.get("rounding_mode", "ROUND")).upper()
+    if rounding not in _ROUND or (model.opset < _OLDEST_ROUND and real is None):
+        raise ModelError(
+            f"{editing.describe(node)} rounds by {rounding} in opset {model.opset}",
+            where=model.name,
+            remedy=f"use {' or '.join(_ROUND)}, and opset {_OLDEST_ROUND} or newer",
+        )
+    if real is not None:
+        levels = real.astype(np.float32) / scale + zero
+        signs = np.where(levels >= 0, 1, -1)
+        whole = signs if bipolar else _ROUND[rounding](np.clip(levels, *ends))
+        read_instead(model, node, spelt(model, node.outputs[0], _float(whole), zero, scale))
+    elif bipolar:
+        _write_signs(model, node, scale, zero)
+    elif scale.size == zero.size == 1 and rounding == "ROUND" and _fits(model, ends, zero):
+        _write_quantiser(model, node, scale, zero, ends)
+    else:
+        _write_rounding(model, node, scale, zero, ends, rounding)
+
+
+def _float(array: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(array, np.float32)
+
+
+def _constant(model: Model, node: gs.Node, index: int, what: str) -> NDArray[np.float32]:
+    found = editing.values(editing.present(node.inputs, index))
+    if found is None:
+        raise ModelError(
+            f"the {what} of {editing.describe(node)} is not a constant",
+            where=model.name,
+            remedy="export the network with fixed quantisers",
+        )
+    return _float(found)
+
+
+def _ends(node: gs.Node, bits: int) -> tuple[int, int]:
+    """The smallest and the largest integer."""
+    narrow = int(node.attrs.get("narrow", 0))
+    if node.attrs.get("signed", 1):
+        return -(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1
+    return 0, 2**bits - 1 - narrow
+
+
+def _fits(model: Model, ends: tuple[int, int], zero: NDArray[np.float32]) -> bool:
+    """Can QuantizeLinear say it? It adds the zero point behind the rounding."""
+    middle = float(zero.reshape(()))
+    inside = ends in ((0, 255), (-128, 127)) or model.opset >= _OLDEST_INTEGER_CLIP
+    return inside and -128 <= ends[0] <= middle <= ends[1] <= 255 and middle % 2 == 0
+
+
+def _write_quantiser(
+    model: Model,
+    node: gs.Node,
+    scale: NDArray[np.float32],
+    zero: NDArray[np.float32],
+    ends: tuple[int, int],
+) -> None:
+    kind = np.dtype(np.int8 if ends[0] < 0 else np.uint8)
+    name = node.outputs[0].name
+    grid = [
+        editing.constant(model, f"{name}/scale", scale.reshape(())),
+        editing.constant(model, f"{name}/zero", zero.reshape(()).astype(kind)),
+    ]
+    steps: list[tuple[str, list[gs.Tensor]]] = [("QuantizeLinear", grid)]
+    if ends != (np.iinfo(kind).min, np.iinfo(kind).max):
+        limits = [editing.constant(model, f"{name}/{e}", np.array(e, kind)) for e in ends]
+        steps.append(("Clip", limits))
+    _chain(model, node, [*steps, ("DequantizeLinear", grid)])
+
+
+def _write_rounding(
+    model: Model,
+    node: gs.Node,
+    scale: NDArray[np.float32],
+    zero: NDArray[np.float32],
+    ends: tuple[int, int],
+    rounding: str,
+) -> None:
+    name = node.outputs[0].name
+    factor, middle = (
+        editing.constant(model, f"{name}/{key}", array)
+        for key, array in (("scale", scale), ("zero", zero))
+    )
+    limits = [editing.constant(model, f"{name}/{e}", np.array(e, np.float32)) for e in ends]
+    whole: list[tuple[str, list[gs.Tensor]]] = [
+        ("Clip", limits),
+        ({"ROUND": "Round"}.get(rounding, rounding.title()), []),
+    ]
+    if np.any(zero):
+        whole = [("Add", [middle]), *whole, ("Sub", [middle])]
+    _chain(model, node, [("Div", [factor]), *whole, ("Mul", [factor])])
+
+
+def _write_signs(
+    model: Model, node: gs.Node, scale: NDArray[np.float32], zero: NDArray[np.float32]
+) -> None:
+    """+-1 by the sign of x / scale + zero; BipolarQuant scales it, Quant with one bit as well."""
+    name, source, output = node.outputs[0].name, node.inputs[0], node.outputs[0]
+    below = gs.Variable(f"{name}/below", np.dtype(bool))
+    bound, low, high = (
+        editing.constant(model, f"{name}/{key}", array)
+        for key, array in (
+            ("bound", -zero * scale),
+            ("low", (-1 - zero) * scale),
+            ("high", (1 - zero) * scale),
+        )
+    )
+    editing.detach(node)
+    model.graph.nodes += [
+        gs.Node("Less", f"{name}/compare", inputs=[source, bound], outputs=[below]),
+        gs.Node("Where", f"{name}/choose", inputs=[below, low, high], outputs=[output]),
+    ]
+
+
+def _chain(model: Model, node: gs.Node, steps: list[tuple[str, list[gs.Tensor]]]) -> None:
+    """Operators one after the other in the place of a node."""
+    source, output = node.inputs[0], node.outputs[0]
+    editing.detach(node)
+    for index, (op, operands) in enumerate(steps):
+        last = index == len(steps) - 1
+        name = editing.fresh_name(model, f"{output.name}/{op.lower()}")
+        result = output if last else gs.Variable(name)
+        made = gs.Node(op, name, inputs=[source, *operands], outputs=[result])
+        model.graph.nodes.append(made)
+        source = result
