@@ -17,6 +17,7 @@ from graphpass_runtime.preprocess import Preprocess
 THRESHOLDS = optimal.THRESHOLDS
 CALIBRATIONS = (*RULES, "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
+ROUNDED_CURRENTS = ("spike", "drop")
 PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
 DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
@@ -43,6 +44,7 @@ class Options:
     threshold: str | None = None
     first_activation: str = "analog"
     keep: Collection[str] = ()
+    rounded_currents: str = "spike"
     stages: PathLike | None = None
     diagnose: bool = False
     provider: str = "auto"
@@ -68,6 +70,7 @@ class Options:
             ("calibrate", self.calibrate, CALIBRATIONS),
             ("threshold", self.threshold or THRESHOLDS[0], THRESHOLDS),
             ("first-activation", self.first_activation, FIRST_ACTIVATIONS),
+            ("rounded-currents", self.rounded_currents, ROUNDED_CURRENTS),
         ):
             if text not in known:
                 raise OptionError(f"{name} '{text}' is unknown", remedy=f"use {' or '.join(known)}")

@@ -21,6 +21,7 @@ from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
 from graphpass.model import Model, load, save, to_bytes
 from graphpass.options import Options
+from graphpass.passes.recognise_quantiser import RAISED
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
@@ -61,10 +62,15 @@ class Conversion:
     def advice(self) -> str | None:
         """What there is to know about the calibration, in one line; None if nothing.
 
-        That is what finetuning came to, or what to do when the paper's running means have
-        not settled.
+        That is what would be better (fewer neurons, or running means that settle), or what
+        finetuning came to.
         """
-        summary = self.record.calibration
+        summary, rounded = self.record.calibration, self._rounded_currents()
+        if rounded:
+            return (
+                f"note: {rounded} rounded currents have {self.record.steps} levels now, fewer than"
+                " in the file; --rounded-currents drop leaves them as they are, which is closer"
+            )
         if summary.get("rule") == "finetune":
             return (
                 f"finetuned: relative squared error of the output {summary['error_before']:.3g} ->"
@@ -77,6 +83,13 @@ class Conversion:
             f"note: {summary['batches']} batches recover {100 * summary['recovered']:.0f} % of a"
             " constant error (momentum 0.99); more --passes, or a smaller --calib-batch, recover"
             " more"
+        )
+
+    def _rounded_currents(self) -> int:
+        """How many lost levels."""
+        return sum(
+            neuron.name.endswith(RAISED) and neuron.levels < (neuron.trained_levels or 0)
+            for neuron in self.record.neurons
         )
 
 
@@ -120,6 +133,9 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 (least squared error for a normal current; the only one without data).
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
+            rounded_currents: of quantised networks, what becomes of currents that are
+                rounded in front of a sum: ``spike`` (the same network, when T is its number
+                of levels) or ``drop`` (they are not rounded, which is better at small T).
             stages: folder for the stage files 0 to 4.
             diagnose: also find out which layer lost what (`graphpass.diagnose`), on a few
                 of the samples; the command line asks for it.
@@ -143,7 +159,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         )
     run = _Run(ann, model, chosen)
     if start is None:
-        stages.normalise(model, run.preprocess_config())
+        stages.normalise(model, run.preprocess_config(), chosen.rounded_currents)
         run.keep_stage()
     if start in (None, Stage.NORMALISED):
         plan = plan_conversion(model, chosen.keep, chosen.first_activation)

@@ -20,7 +20,7 @@ from graphpass.neurons import Ties
 from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer, rules_quantised
 from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
 
-Status = Literal["converted", "kept", "refused"]
+Status = Literal["converted", "kept", "refused", "dropped"]
 
 #: Element-wise non-linear operators that no rule turns into neurons yet.
 _OTHERS = frozenset(
@@ -36,8 +36,8 @@ class Activation:
     Attributes:
         name: the tensor it writes in the normalised graph.
         operator: Relu, Clip, QCFS, or the name of an operator that is not converted.
-        status: converted, kept (it stays analog), or refused.
-        reason: why it is kept or refused; empty when it is converted.
+        status: converted, kept (it stays analog), refused, or dropped (on request).
+        reason: why it is kept, refused or dropped; empty when it is converted.
         channels: number of thresholds; 1 where the channel axis is lost.
         threshold_min: smallest threshold, None before it is known.
         threshold_max: largest threshold, None before it is known.

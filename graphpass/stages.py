@@ -46,7 +46,9 @@ from graphpass_runtime.metadata import FileRecord, Stage
 _FOLDS = [FoldConstants(), LowerQuant(), FoldShapes(), FoldConstants(), FoldShapes()]
 
 
-def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
+def normalise(
+    model: Model, preprocess: dict[str, Any] | None = None, rounded_currents: str = "spike"
+) -> None:
     """Stage 0: one spelling for each thing."""
     model.record = FileRecord(Stage.NORMALISED, preprocess=preprocess)
     infer_shapes(model)
@@ -59,7 +61,7 @@ def normalise(model: Model, preprocess: dict[str, Any] | None = None) -> None:
             FreeBatch(),
             SpellIntegerWeights(),
             FoldBatchNorm(),
-            RecogniseQuantiser(),
+            RecogniseQuantiser(rounded_currents),
             RecogniseQCFS(),
             SpellClip(),
             MoveActivation(),
@@ -76,7 +78,8 @@ def bound(model: Model, plan: Plan, maxima: Mapping[str, NDArray[np.float32]]) -
         maxima: largest current per channel of every `unbounded` activation, ``[C]``.
     """
     run_all(model, [BoundActivations(plan.converted, plan.flow, maxima)])
-    verdicts = tuple(verdict.to_json() for verdict in plan.activations)
+    assert model.record is not None, "stage 0 has a record"
+    verdicts = (*model.record.activations, *(verdict.to_json() for verdict in plan.activations))
     model.note(stage=Stage.CLIP, activations=verdicts)
 
 

@@ -174,7 +174,8 @@ def _reference_model(path: PathLike, record: FileRecord) -> Model:
             remedy="give 3-calibrated.onnx of --stages, or another form of the SNN",
         )
     if stage is None:
-        stages.normalise(model)
+        dropped = any(verdict["status"] == "dropped" for verdict in record.activations)
+        stages.normalise(model, rounded_currents="drop" if dropped else "spike")
     return _rebuilt(model, record)
 
 

@@ -18,6 +18,10 @@ from graphpass.activation import bounds, is_convertible
 from graphpass.model import Model
 from graphpass.neurons import Ties, qcfs
 from graphpass.passes.base import Pass
+from graphpass.plan import Activation
+
+#: How the names of neurons end that stand for rounded currents.
+RAISED = "/raised"
 
 #: Operators that move or compare values: what they write lies on the grid of what they read.
 _KEEPING = (
@@ -72,6 +76,16 @@ class RecogniseQuantiser(Pass):
     spikes before it or behind it.
     """
 
+    def __init__(self, rounded_currents: str = "spike") -> None:
+        """Say what becomes of rounded currents between two activations.
+
+        Args:
+            rounded_currents: ``spike``, or ``drop``: they are not rounded any more, and the
+                record says which. Not the same network, but closer to it than a current of
+                few levels.
+        """
+        self._drop = rounded_currents == "drop"
+
     def apply(self, model: Model) -> int:
         """Activations first: which currents lie between two of them is known then."""
         if model.opset < dialect.OLDEST_HALF_EVEN:
@@ -87,7 +101,9 @@ class RecogniseQuantiser(Pass):
             elif pair.grid.low == 0 and _is_behind(pair.source, _is_layer):
                 _replace(model, pair, _activation)
                 count += 1
-        return count + sum(_try_raise(model, pair) for pair in pairs if pair.grid.low < 0)
+        between = [pair for pair in pairs if pair.grid.low < 0 and _is_between(pair)]
+        treat = _try_drop_current if self._drop else _try_raise
+        return count + sum(treat(model, pair) for pair in between)
 
 
 def _read(model: Model, quantise: gs.Node) -> _Pair | None:
@@ -240,10 +256,25 @@ def _activation(model: Model, pair: _Pair, output: gs.Tensor) -> None:
     model.graph.nodes.append(node)
 
 
+def _is_between(pair: _Pair) -> bool:
+    """Does a current lie between two activations?"""
+    behind = _is_behind(pair.source, is_convertible)
+    return behind and any(_is_ahead(output, is_convertible) for output in pair.outputs)
+
+
+def _try_drop_current(model: Model, pair: _Pair) -> bool:
+    name, levels = pair.outputs[0].name, pair.grid.high - pair.grid.low
+    if not _try_drop(model, pair):
+        return False
+    reason = "rounds a current, which need not be rounded (--rounded-currents drop)"
+    verdict = Activation(name, f"quantiser ({levels} levels)", "dropped", reason)
+    assert model.record is not None, "stage 0 has a record"
+    model.note(activations=(*model.record.activations, verdict.to_json()))
+    return True
+
+
 def _try_raise(model: Model, pair: _Pair) -> bool:
-    inside = _is_behind(pair.source, is_convertible)
-    inside = inside and any(_is_ahead(output, is_convertible) for output in pair.outputs)
-    if not inside or (pair.grid.low % 2 and pair.grid.high % 2):
+    if pair.grid.low % 2 and pair.grid.high % 2:
         return False
     _replace(model, pair, _raised)
     return True
@@ -259,7 +290,7 @@ def _raised(model: Model, pair: _Pair, output: gs.Tensor) -> None:
     current = gs.Variable(
         editing.fresh_name(model, f"{name}/above_zero"), source.dtype, source.shape
     )
-    raised = gs.Variable(editing.fresh_name(model, f"{name}/raised"), source.dtype, source.shape)
+    raised = gs.Variable(editing.fresh_name(model, f"{name}{RAISED}"), source.dtype, source.shape)
     theta = np.asarray(grid.step * np.float32(levels))
     up = ("Sub", [by, source]) if turned else ("Add", [source, by])
     down = [by, raised] if turned else [raised, by]

@@ -20,7 +20,7 @@ from graphpass_runtime.placement import Placement
 
 #: Share of the output's squared error, signal-to-error ratios, and firing.
 _MEASURES = ("lost", "current dB", "activation dB", "rate", "saturated", "silent")
-_STYLE = {"converted": "green", "kept": "yellow", "refused": "red"}
+_STYLE = {"converted": "green", "kept": "yellow", "refused": "red", "dropped": "yellow"}
 
 
 def activation_table(

@@ -19,6 +19,7 @@ from graphpass.forms import FORMS, SERIAL_FORMS
         ("threshold", options.THRESHOLDS),
         ("first_activation", options.FIRST_ACTIVATIONS),
         ("precision", options.PRECISIONS),
+        ("rounded_currents", options.ROUNDED_CURRENTS),
         ("method", options.METHODS),
     ],
 )
@@ -38,5 +39,6 @@ def test_defaults_are_those_of_python():
         "passes",
         "epochs",
         "seed",
+        "rounded_currents",
     ):
         assert offered[name] == getattr(options.Options(), name)

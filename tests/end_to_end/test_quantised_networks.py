@@ -136,10 +136,22 @@ def test_other_numbers_of_steps_are_calibrated(network: Any, tmp_path: Path) -> 
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
     result = convert(ann, snn, steps=8, data=[{"x": inputs(32)}], form="counts")
     assert {n.levels for n in result.record.neurons} == {8}
+    assert "1 rounded currents have 8 levels" in (result.advice() or "")
     x = inputs(64)
     session = onnxruntime.InferenceSession(str(snn))
     error = session.run(None, {"x": x})[0] - as_written(ann, x)
     assert np.sqrt(np.mean(error**2) / np.mean(as_written(ann, x) ** 2)) < 0.25
+
+
+def test_rounded_currents_are_dropped_on_request(network: Any, tmp_path: Path) -> None:
+    ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
+    result = convert(
+        *(ann, snn), steps=8, data=[{"x": inputs(32)}], form="counts", rounded_currents="drop"
+    )
+    assert [a.status for a in result.activations] == ["dropped", "converted", "converted"]
+    assert [n.name for n in result.record.neurons] == ["r", "e"]
+    assert result.advice() is None
+    assert verify(ann, snn, [{"x": inputs(8)}]).equal
 
 
 def test_int8_rounds_ties_as_the_file_says(network: Any, tmp_path: Path) -> None:
@@ -205,7 +217,7 @@ def test_integer_operators_are_refused(digits: Digits, tmp_path: Path) -> None:
     source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
     images = Reader(digits.train_images[:64])
     quantize_static(source, ann, images, quant_format=QuantFormat.QOperator)
-    with pytest.raises(GraphpassError, match=r"integers to QLinearConv.* QuantFormat.QDQ"):
+    with pytest.raises(GraphpassError, match=r"integers to QLinearConv.*QuantFormat\.QDQ"):
         convert(ann, snn, steps=255)
     assert not snn.exists()
 

@@ -137,6 +137,24 @@ def test_a_current_between_two_activations_is_raised(bench, point, turned):
     assert node.outputs[0].name == "d/raised"
 
 
+def test_a_rounded_current_is_dropped_on_request(bench):
+    body = SIGNED_PAIR.replace("(a,", "(p,").replace("b =", "d =")
+    text = net(f"r = Relu (a) p = Conv (r, w) {body} e = Conv (d, w) b = Relu (e)")
+    model = bench.model(text)
+    assert RecogniseQuantiser("drop")(model).modified
+    assert bench.ops(model) == ["Conv", "Relu", "Conv", "Conv", "Relu", "Conv"]
+    (verdict,) = model.record.activations
+    assert (verdict["name"], verdict["status"]) == ("d", "dropped")
+    assert verdict["operator"] == "quantiser (255 levels)"
+    assert not RecogniseQuantiser("drop")(model).modified
+
+
+def test_activations_are_not_dropped(bench):
+    model = bench.changed(lambda: RecogniseQuantiser("drop"), net(PAIR))
+    assert bench.ops(model) == ["Conv", "QCFSHalfEven", "Conv"]
+    assert model.record.activations == ()
+
+
 @pytest.mark.parametrize(
     "between",
     [
