@@ -229,6 +229,10 @@ def test_qonnx_file(shared_data: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(0).uniform(0, 1, (1, 3, 128, 128)).astype(np.float32)
     assert verify(ann, snn, [{"x.7": x}]).equal
     assert snn.stat().st_size < 0.5 * ann.stat().st_size  # its weights were float32
+    # The quantiser of its output has 255 levels: with it, no T is that of all.
+    result = convert(ann, snn, steps=15, form="counts", calibrate="none")
+    assert [n.trained_levels for n in result.record.neurons] == [15, 15, 15, 255]
+    assert verify(ann, snn, [{"x.7": x}]).equal
 
 
 def test_inspect_names_the_quantiser(network: Any) -> None:
