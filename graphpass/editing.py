@@ -60,7 +60,8 @@ def _integer_weights(tensor: gs.Tensor) -> NDArray[Any] | None:
     if known is None or not isinstance(operand, gs.Constant):
         return None
     by = np.asarray(operand.values)
-    return known * by if node.op == "Mul" else known - by
+    result: NDArray[Any] = known * by if node.op == "Mul" else known - by
+    return result
 
 
 def scalar(tensor: gs.Tensor | None) -> float | None:

@@ -92,7 +92,7 @@ def _scale(
     for axis in range(factor.ndim):  # a factor that is the same everywhere stays one number
         first = factor.take([0], axis)
         factor = first if np.all(factor == first) else factor
-    source, operand = old, np.float32(1)
+    source, operand = old, np.ones((), np.float32)
     (node,) = old.inputs
     if editing.is_standard(node, "Mul"):
         scale = np.asarray(node.inputs[1].values)

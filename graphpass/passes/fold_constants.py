@@ -54,5 +54,6 @@ def _is_excluded(node: gs.Node) -> bool:
 
 def _spells_weights(node: gs.Node) -> bool:
     source = node.inputs[0] if node.inputs else None
-    eight_bits = isinstance(source, gs.Constant) and source.dtype in (np.int8, np.uint8)
-    return eight_bits and editing.is_standard(node, "Cast") and len(source.shape) > 1
+    if not isinstance(source, gs.Constant) or not editing.is_standard(node, "Cast"):
+        return False
+    return source.dtype in (np.int8, np.uint8) and len(source.shape) > 1

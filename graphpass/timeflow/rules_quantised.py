@@ -15,8 +15,8 @@ INTEGER = Refusal(
 _INTEGER_OPERATORS = "ConvInteger MatMulInteger QLinearConv QLinearMatMul".split()
 _GRID = Refusal(
     "rounds a current to a grid that no neuron has",
-    "quantise activations with one positive float32 scale and an integer type whose range is odd"
-    " (not narrow), in opset 11 or newer",
+    "quantise activations with one positive float32 scale and the whole range of an integer"
+    " type, in opset 11 or newer, or try --rounded-currents drop",
 )
 
 
