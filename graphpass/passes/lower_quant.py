@@ -20,6 +20,7 @@ from graphpass_runtime.errors import ModelError
 
 _DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 _ROUND = {"ROUND": np.rint, "FLOOR": np.floor, "CEIL": np.ceil}
+_MOST_BITS = 24  # whole numbers that float32 holds
 _OLDEST_ROUND, _OLDEST_INTEGER_CLIP = 11, 12
 
 
@@ -35,7 +36,8 @@ class LowerQuant(Pass):
         """Whatever stands in the domains of QONNX and Brevitas."""
         count = 0
         for node in list(model.graph.nodes):
-            if node.domain in _DOMAINS and node.op in ("Quant", "BipolarQuant"):
+            known = node.domain in _DOMAINS and node.op in ("Quant", "BipolarQuant")
+            if known and node.inputs and node.outputs:
                 _lower(model, node)
                 count += 1
         return count
@@ -46,7 +48,7 @@ def _lower(model: Model, node: gs.Node) -> None:
     zero, bits = np.zeros((), np.float32), 1
     if node.op == "Quant":
         zero = _constant(model, node, 2, "zero point")
-        bits = int(_constant(model, node, 3, "number of bits").reshape(-1)[0])
+        bits = _bits(model, node)
     bipolar = bits == 1 and bool(node.attrs.get("signed", 1))
     ends, rounding = _ends(node, bits), str(node.attrs.get("rounding_mode", "ROUND")).upper()
     if rounding not in _ROUND or (model.opset < _OLDEST_ROUND and real is None):
@@ -56,7 +58,7 @@ def _lower(model: Model, node: gs.Node) -> None:
             remedy=f"use {' or '.join(_ROUND)}, and opset {_OLDEST_ROUND} or newer",
         )
     if real is not None:
-        levels = real.astype(np.float32) / scale + zero
+        levels = _levels(model, node, real, scale, zero)
         signs = np.where(levels >= 0, 1, -1)
         whole = signs if bipolar else _ROUND[rounding](np.clip(levels, *ends))
         read_instead(model, node, spelt(model, node.outputs[0], _float(whole), zero, scale))
@@ -81,6 +83,39 @@ def _constant(model: Model, node: gs.Node, index: int, what: str) -> NDArray[np.
             remedy="export the network with fixed quantisers",
         )
     return _float(found)
+
+
+def _bits(model: Model, node: gs.Node) -> int:
+    found = _constant(model, node, 3, "number of bits")
+    bits = float(found.reshape(())) if found.size == 1 else 0.0
+    if bits not in range(1, _MOST_BITS + 1):
+        raise ModelError(
+            f"the number of bits of {editing.describe(node)} is not one of 1 to {_MOST_BITS}",
+            where=model.name,
+            remedy="export the network again",
+        )
+    return int(bits)
+
+
+def _levels(
+    model: Model,
+    node: gs.Node,
+    real: NDArray[Any],
+    scale: NDArray[np.float32],
+    zero: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Constants in units of their grid."""
+    try:
+        if np.broadcast_shapes(real.shape, scale.shape, zero.shape) != real.shape:
+            raise ValueError
+    except ValueError:
+        raise ModelError(
+            f"the shapes of {editing.describe(node)} do not fit",
+            where=model.name,
+            remedy="check the file with onnx.checker",
+        ) from None
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(_float(real) / scale) + zero
 
 
 def _ends(node: gs.Node, bits: int) -> tuple[int, int]:

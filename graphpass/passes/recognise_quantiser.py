@@ -44,10 +44,9 @@ class _Grid:
 
     def cut(self, low: float, high: float) -> _Grid:
         """The grid of what was kept within an interval before it was rounded."""
-        first, last = (
-            np.clip(np.rint(np.float32(end) / self.step), self.low, self.high)
-            for end in (low, high)
-        )
+        with np.errstate(over="ignore"):
+            ends = np.rint(np.array([low, high], np.float32) / self.step)
+        first, last = np.clip(ends, self.low, self.high)
         return replace(self, low=int(first), high=int(last))
 
 
@@ -125,8 +124,10 @@ def _read(model: Model, quantise: gs.Node) -> _Pair | None:
         return None
     source = quantise.inputs[0]
     while len(source.inputs) == 1 and (interval := bounds(source.inputs[0])) is not None:
-        grid = grid.cut(*interval)
-        source = next(t for t in source.inputs[0].inputs if not isinstance(t, gs.Constant))
+        read = [t for t in source.inputs[0].inputs if not isinstance(t, gs.Constant)]
+        if len(read) != 1 or np.isnan(interval).any():
+            break
+        grid, source = grid.cut(*interval), read[0]
     relu = editing.single_consumer(model, outputs[0]) if len(outputs) == 1 else None
     if relu is not None and editing.is_standard(relu, "Relu"):
         grid, outputs = grid.cut(0.0, np.inf), [relu.outputs[0]]

@@ -48,9 +48,13 @@ def _try_quantise(model: Model, node: gs.Node) -> bool:
     kind = re.fullmatch(r"(u?)int(\d+)", str(zero.dtype))
     if kind is None or real.dtype != np.float32:
         return False
+    divisor, middle = _along(node, scale, real), _along(node, zero, real)
+    if divisor is None or middle is None:
+        return False
     bits = int(kind[2])
     low, high = (0, 2**bits - 1) if kind[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    whole = np.rint(real / _along(node, scale, real)) + _along(node, zero, real).astype(np.float32)
+    with np.errstate(all="ignore"):
+        whole = np.nan_to_num(np.rint(real / divisor)) + middle.astype(np.float32)
     name = f"{node.outputs[0].name}/integers"
     integers = editing.constant(model, name, np.clip(whole, low, high).astype(zero.dtype))
     read_instead(model, node, integers)
@@ -65,7 +69,10 @@ def _try_spell(model: Model, node: gs.Node) -> bool:
     if not re.fullmatch(r"u?int\d+", str(integers.dtype)) or editing.is_output(model, output):
         return False
     whole = integers.astype(np.float32)
-    scale, middle = (_along(node, array, integers) for array in (scale, zero.astype(np.float32)))
+    scale, zero = _along(node, scale, integers), _along(node, zero, integers)
+    if scale is None or zero is None:
+        return False
+    middle = zero.astype(np.float32)
     read_instead(model, node, spelt(model, output, whole, middle, scale))
     return True
 
@@ -122,13 +129,21 @@ def _operands(
     return editing.values(node.inputs[0]), editing.values(node.inputs[1]), zero
 
 
-def _along(node: gs.Node, array: NDArray[Any], data: NDArray[Any]) -> NDArray[Any]:
-    """Scales or zero points in a shape that broadcasts against the data."""
+def _along(node: gs.Node, array: NDArray[Any], data: NDArray[Any]) -> NDArray[Any] | None:
+    """Scales or zero points in a shape that broadcasts against the data; None if none does."""
     if array.size == 1:
         return array.reshape(())
-    axis = int(node.attrs.get("axis", 1)) % data.ndim
-    if block := int(node.attrs.get("block_size", 0)):
-        return np.repeat(array, block, axis=axis).take(range(data.shape[axis]), axis=axis)
+    axis = int(node.attrs.get("axis", 1))
+    if not -data.ndim <= axis < data.ndim:
+        return None
+    axis, size = axis % data.ndim, data.shape[axis]
+    block = int(node.attrs.get("block_size", 0))
+    if block > 0 and array.ndim == data.ndim:
+        index = np.arange(size) // block
+        given = [*data.shape[:axis], -(-size // block), *data.shape[axis + 1 :]]
+        return array.take(index, axis) if list(array.shape) == given else None
+    if block or array.shape != (size,):
+        return None
     return array.reshape([-1 if i == axis else 1 for i in range(data.ndim)])
 
 

@@ -144,11 +144,17 @@ def test_unsigned_is_recognised_as_a_neuron(bench, opset, bits):
         ("y = D.Quant (x, s, z, b)", 10, "opset 10"),
         ("k = Relu (s) y = D.Quant (x, k, z, b)", 17, "the scale of Quant node"),
         ("k = Relu (b) y = D.Quant (x, s, z, k)", 17, "number of bits"),
+        ("y = D.Quant (x, s, z, s)", 17, "not one of 1 to 24"),
+        ("y = D.Quant (x, s, z, many)", 17, "not one of 1 to 24"),
+        ("y = D.Quant (x, s, z, nan)", 17, "not one of 1 to 24"),
+        ("k = D.Quant (w, three, z, b) y = Add (x, k)", 17, "do not fit"),
         ("k = Relu (s) y = D.BipolarQuant (x, k)", 17, "the scale of BipolarQuant node"),
     ],
 )
 def test_what_cannot_be_said_is_refused(body, opset, reason):
-    model = model_of(body, {"s": 0.5, "z": 0.0, "b": 4.0}, opset)
+    arrays = {"s": 0.5, "z": 0.0, "b": 4.0, "many": 1e9, "nan": np.nan}
+    arrays |= {"w": np.ones(2), "three": np.ones(3)}
+    model = model_of(body, arrays, opset)
     with pytest.raises(ModelError, match=reason):
         LowerQuant()(model)
 

@@ -117,8 +117,18 @@ def test_other_constants_become_float(bench, body):
     [
         "q = QuantizeLinear (x, s, z) k = DequantizeLinear (q, s, z) y = Conv (k, f)",
         "k = DequantizeLinear (w, t, z) y = Conv (x, k)",
+        "k = DequantizeLinear <axis = 7> (w, s3, z3) y = Conv (x, k)",
+        "k = DequantizeLinear <axis = 1> (w, s3, z3) y = Conv (x, k)",
+        "q = QuantizeLinear <axis = 1> (f, s3, z3) k = DequantizeLinear <axis = 1> (q, s3, z3)"
+        " y = Conv (x, k)",
     ],
-    ids=["a tensor of the network", "a scale that is an input"],
+    ids=[
+        "a tensor of the network",
+        "a scale that is an input",
+        "no such axis",
+        "another number of scales",
+        "another number of scales to round with",
+    ],
 )
 def test_near_misses(bench, body):
     bench.unchanged(SpellIntegerWeights, net(body, ", float t"))
