@@ -115,7 +115,7 @@ def _levels(
             remedy="check the file with onnx.checker",
         ) from None
     with np.errstate(all="ignore"):
-        return np.nan_to_num(_float(real) / scale) + zero
+        return _float(np.nan_to_num(_float(real) / scale) + zero)
 
 
 def _ends(node: gs.Node, bits: int) -> tuple[int, int]:
