@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graphpass.inspection import Inspection, inspect
     from graphpass.pipeline import Conversion, convert
     from graphpass.plan import RefusedConversion
+    from graphpass.step_allocation import Allocation, convert_allocated
     from graphpass.step_search import StepSearch, convert_within
     from graphpass.verification import Verification, verify
     from graphpass_runtime.benchmark import Benchmark, Measurement, bench
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from graphpass_runtime.session import Session
 
 _HOMES = {
+    "Allocation": "graphpass.step_allocation",
     "Benchmark": "graphpass_runtime.benchmark",
     "Conversion": "graphpass.pipeline",
     "Diagnosis": "graphpass.diagnosis.report",
@@ -39,6 +41,7 @@ _HOMES = {
     "Verification": "graphpass.verification",
     "bench": "graphpass_runtime.benchmark",
     "convert": "graphpass.pipeline",
+    "convert_allocated": "graphpass.step_allocation",
     "convert_within": "graphpass.step_search",
     "diagnose": "graphpass.diagnosis.pair",
     "evaluate": "graphpass_runtime.evaluation",
@@ -47,6 +50,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Allocation",
     "Benchmark",
     "Conversion",
     "Diagnosis",
@@ -62,6 +66,7 @@ __all__ = [
     "Verification",
     "bench",
     "convert",
+    "convert_allocated",
     "convert_within",
     "diagnose",
     "evaluate",

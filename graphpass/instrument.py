@@ -98,7 +98,9 @@ class Instrumented:
     def __init__(self, model: Model, other: FileRecord, options: Mapping[str, Any]) -> None:
         self._model = model
         self._options = dict(options, memory_limit=1 << 62)  # batches are small as they are
-        self._neurons = {neuron.name: neuron for neuron in spiking_record(model).neurons}
+        record = spiking_record(model)
+        self._neurons = {neuron.name: neuron for neuron in record.neurons}
+        self._steps = record.steps or 1
         pools = {neuron.name: neuron.pools for neuron in other.neurons}
         tensors = model.graph.tensors()
         self._shown = {
@@ -124,7 +126,7 @@ class Instrumented:
         counts, potentials = {}, {}
         for name, neuron in self._neurons.items():
             potential, spikes = (tensors[shown] for shown in self._shown[name])
-            own = count_spikes(neuron, spikes, neuron.levels)
+            own = count_spikes(neuron, spikes, self._steps)
             axis = neuron.batch_axis
             counts[name] = np.moveaxis(own, axis, 0)
             # The potential is the same at every step: the first one is enough.
@@ -235,7 +237,7 @@ def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable
         inputs=parameters.inputs(model, unit, counts),
         outputs=parameters.outputs(unit, flows),
     )
-    again.inputs[_AMPLITUDE] = amplitude
     if neuron.carrier is Carrier.TRAIN:
         matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
+    again.inputs[_AMPLITUDE] = amplitude
     model.graph.nodes.append(again)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from graphpass.calibration import optimal
@@ -29,6 +29,7 @@ class Options:
     """How to convert; see `graphpass.convert` for the meaning of each."""
 
     steps: int | None = None
+    levels: Mapping[str, int] | None = None
     data: Data | None = None
     samples: int | None = None
     calib_batch: int | None = None
@@ -96,6 +97,11 @@ class Options:
                 remedy="add --method qcfs, or choose a --form",
             )
 
+        if self.levels and self.method == "qcfs":
+            raise OptionError(
+                "serial neurons have all the same number of time-steps",
+                remedy="drop --method qcfs, or give one T for all layers",
+            )
         if self.precision == "fp16" and self.chosen_form != "counts":
             raise OptionError(
                 f"form '{self.chosen_form}' is written in fp32 only",

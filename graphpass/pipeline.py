@@ -102,6 +102,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         **options: fields of `Options`:
 
             steps: number of time-steps T, 1 to 1024; a stage file may have it already.
+            levels: fewer time-steps for some activations, by name: they fire in their last
+                slots only. Not for serial neurons. See `graphpass.convert_allocated`.
             data: calibration data: a path that `graphpass_runtime.data.open_data` reads, or
                 an iterable of input dicts. Needed only where something must be measured;
                 with the threshold ``gaussian``, BatchNormalizations can take its place.
@@ -167,7 +169,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         stages.bound(model, plan, run.maxima(plan))
         run.keep_stage()
     if start in (None, Stage.NORMALISED, Stage.CLIP):
-        stages.quantise(model, run.need_steps())
+        stages.quantise(model, run.need_steps(), chosen.levels)
         run.keep_stage()
     if start is not Stage.CALIBRATED:
         wanted = chosen.calibrate in RULES and not stages.lossless(model)

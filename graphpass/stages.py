@@ -83,10 +83,20 @@ def bound(model: Model, plan: Plan, maxima: Mapping[str, NDArray[np.float32]]) -
     model.note(stage=Stage.CLIP, activations=verdicts)
 
 
-def quantise(model: Model, steps: int) -> None:
-    """Stage 2: DA-QCFS at T levels, shift 0, amplitude theta/T."""
+def quantise(model: Model, steps: int, levels: Mapping[str, int] | None = None) -> None:
+    """Stage 2: DA-QCFS at T levels, or at the fewer of some, shift 0, amplitude theta/T.
+
+    Raises:
+        OptionError: levels of what is no neuron, or outside of 1 to T.
+    """
     names = converted(model)
-    run_all(model, [QuantiseActivations(names, infer(model, names), steps)])
+    for name, count in (levels or {}).items():
+        if name not in names or not 1 <= count <= steps:
+            raise OptionError(
+                f"{count} time-steps for '{name}'",
+                remedy=f"use 1 to {steps}, for activations that are converted",
+            )
+    run_all(model, [QuantiseActivations(names, infer(model, names), steps, levels)])
     model.note(stage=Stage.DAQCFS)
     _note_thresholds(model)
 
@@ -132,6 +142,12 @@ def check_form(model: Model, form: str, steps: int) -> None:
         raise OptionError(
             f"T = {steps} time-steps do not fit into form '{form}'",
             remedy=f"use 1 to {chosen.most_steps}, or --form counts",
+        )
+    neurons = model.record.neurons if model.record else ()
+    if chosen.carrier is Carrier.SERIAL and any(n.levels != steps for n in neurons):
+        raise OptionError(
+            "serial neurons have all the same number of time-steps",
+            remedy="use a parallel form, or the same T for every layer",
         )
 
 

@@ -23,7 +23,7 @@ from graphpass_runtime.feeds import (
     zeros,
 )
 from graphpass_runtime.loading import ModelSource, describe_session
-from graphpass_runtime.metadata import Carrier, FileRecord, Neuron
+from graphpass_runtime.metadata import FileRecord, Neuron
 from graphpass_runtime.ort_errors import shorten
 from graphpass_runtime.placement import Placement, measure_placement
 from graphpass_runtime.spikes import count_spikes, sum_per_channel
@@ -280,7 +280,7 @@ class Session:
 
     def _steps(self, neuron: Neuron) -> int:
         steps = self.record.steps if self.record else None
-        return neuron.levels if steps is None or neuron.carrier is Carrier.COUNT else steps
+        return steps or neuron.levels
 
     def _stepped(self, session: Any, summed: Sequence[str] = ()) -> Any:
         """The session, or what runs it once per time-step if its file has states."""

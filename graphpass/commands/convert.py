@@ -15,7 +15,19 @@ from graphpass_runtime.errors import OptionError
 @click.option(
     "-o", "--output", "target", type=click.Path(), required=True, help="Where the SNN goes."
 )
-@click.option("--steps", type=int, help="Number of time-steps T. Stage files may have one.")
+@click.option(
+    "--steps",
+    callback=options.read_steps,
+    metavar="T|auto",
+    help="Number of time-steps T. Stage files may have one. auto: as many for each layer as it"
+    " needs, see --budget.",
+)
+@click.option(
+    "--budget",
+    type=float,
+    metavar="MEAN",
+    help="With --steps auto: the mean number of time-steps, weighted by synaptic operations.",
+)
 @click.option(
     "--max-drop",
     type=float,
@@ -100,6 +112,7 @@ from graphpass_runtime.errors import OptionError
 def convert(
     ann: str,
     target: str,
+    budget: float | None,
     max_drop: float | None,
     eval_data: str | None,
     preprocess_file: str | None,
@@ -113,24 +126,31 @@ def convert(
     Example: graphpass convert resnet.onnx -o snn.onnx --steps 16 --data images.npz
     """
     from graphpass.pipeline import convert as run
-    from graphpass.reports.tables import activation_table, diagnosis_line, search_table
+    from graphpass.reports.steps import allocation_table, search_table
+    from graphpass.reports.tables import activation_table, diagnosis_line
+    from graphpass.step_allocation import convert_allocated
     from graphpass.step_search import convert_within
 
     chosen["preprocess"] = options.read_preprocess(preprocess_file, mean, std)
-    if eval_data is not None and max_drop is None:
-        raise OptionError("--eval-data is for --max-drop", remedy="add --max-drop, or drop it")
-    search = None
+    _check_steps(chosen["steps"], budget, max_drop, eval_data)
+    search = allocation = None
     with output.progress() as progress:
         chosen["progress"] = progress
-        if max_drop is None:
-            result = run(ann, target, **chosen)
-        else:
+        if max_drop is not None:
             result, search = convert_within(ann, target, max_drop, eval_data=eval_data, **chosen)
+        elif budget is not None:
+            chosen["steps"] = None
+            result, allocation = convert_allocated(ann, target, budget, **chosen)
+        else:
+            result = run(ann, target, **chosen)
     if as_json:
-        found = {} if search is None else {"search": search.to_json()}
-        return output.print_json(result.to_json() | found)
+        found = {"search": search, "allocation": allocation}
+        shown = {key: value.to_json() for key, value in found.items() if value is not None}
+        return output.print_json(result.to_json() | shown)
     if search is not None:
         output.show(search_table(search))
+    if allocation is not None:
+        output.show(allocation_table(allocation))
     output.show(activation_table(result.activations, result.diagnosis))
     done = sum(a.status == "converted" for a in result.activations)
     output.say(
@@ -142,3 +162,20 @@ def convert(
     if note := result.advice():
         output.say(note)
     return None
+
+
+def _check_steps(
+    steps: int | str | None,
+    budget: float | None,
+    max_drop: float | None,
+    eval_data: str | None,
+) -> None:
+    """Three ways to choose T exclude each other."""
+    if eval_data is not None and max_drop is None:
+        raise OptionError("--eval-data is for --max-drop", remedy="add --max-drop, or drop it")
+    if max_drop is not None and steps is not None:
+        raise OptionError("--max-drop finds the number of time-steps", remedy="drop --steps")
+    if (steps == "auto") != (budget is not None):
+        raise OptionError(
+            "--steps auto and --budget belong together", remedy="give both, or --steps T"
+        )

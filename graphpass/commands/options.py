@@ -51,6 +51,18 @@ def preprocessing(command: Any) -> Any:
     return command
 
 
+def read_steps(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> int | str | None:
+    """A number of time-steps, or ``auto``."""
+    if value is None or value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter(f"'{value}' is neither a number nor auto") from error
+
+
 EVALUATION_DATA = (
     "An .npz file (one array per model input, or `images` and `labels`), or a folder of"
     " class folders of images."

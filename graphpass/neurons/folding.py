@@ -9,6 +9,36 @@ from graphpass import editing
 from graphpass.model import Model
 from graphpass.timeflow import Shape, TimeType
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import Neuron
+
+
+def slots(model: Model, neuron: Neuron) -> int:
+    """T of the file: how many slots its trains have. A neuron fires in its last `levels`.
+
+    Raises:
+        ModelError: the neuron has more levels than there are slots.
+    """
+    steps = model.record.steps if model.record else None
+    if steps is None or neuron.levels > steps:
+        raise ModelError(
+            f"neuron '{neuron.name}' fires up to {neuron.levels} times in {steps} time-steps",
+            where=model.name,
+            remedy="convert the ANN again",
+        )
+    return steps
+
+
+def post_threshold(model: Model, neuron: Neuron, amplitude: gs.Constant, slots: int) -> gs.Constant:
+    """What the neuron functions multiply by `levels`, so that the mean over slots is right.
+
+    They give a spike levels * amplitude, which is the post-threshold where every slot can
+    fire. Its mean over all slots is to be the amplitude: slots * amplitude is needed.
+    """
+    if neuron.levels == slots:
+        return amplitude
+    ratio = np.float64(slots) / neuron.levels
+    scaled = np.asarray(amplitude.values * ratio, np.float32)
+    return editing.constant(model, f"{neuron.name}/amplitude_over_{slots}", scaled)
 
 
 def split(model: Model, name: str, shape: Shape, kind: TimeType, steps: int) -> gs.Constant:

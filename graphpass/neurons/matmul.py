@@ -5,6 +5,10 @@ Lambda_PC (eq. 8) has 1/(T-x+1) everywhere in row x. The condition for step x to
 matrix all ones, the charge u = (sum_t I_t + psi + T psi_DA)/theta at every step, and
 the condition u >= T-x+1: silence first, spikes last, and no rounding in what u is
 compared with.
+
+A neuron with fewer levels than the file has slots fires in its last `levels` slots: its
+charge is scaled by levels / slots, no charge reaches the condition of earlier slots, and a
+spike carries slots / levels as much.
 """
 
 from __future__ import annotations
@@ -28,18 +32,22 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
         neuron: its record.
         source: time type of its input current.
     """
-    levels, name, shape = neuron.levels, neuron.name, list(node.inputs[0].shape)
-    first = list(node.inputs)  # x, threshold, shift, amplitude, levels
-    steps = np.arange(levels, 0, -1, dtype=np.float32).reshape(levels, 1)
+    name, shape, slots = neuron.name, list(node.inputs[0].shape), folding.slots(model, neuron)
+    current, threshold, shift, amplitude, levels = node.inputs
+    amplitude = folding.post_threshold(model, neuron, amplitude, slots)
+    first = [current, threshold, shift, amplitude, levels]
+    steps = np.arange(slots, 0, -1, dtype=np.float32).reshape(slots, 1)
+    steps[steps > neuron.levels] = np.inf  # no charge reaches that
     firing = editing.constant(model, f"{name}/steps", steps)
     if source.varies:
-        conversion = np.ones((levels, levels), np.float32)
+        charge = np.float32(neuron.levels / slots)  # u = levels * mean current / theta + ...
+        conversion = np.full((slots, slots), charge, np.float32)
         node.op = dialect.with_ties(dialect.PARALLEL_SPIKES, neuron.ties)
         node.inputs = [
             *first,
             editing.constant(model, f"{name}/conversion_matrix", conversion),
             firing,
-            folding.split(model, name, shape, source, levels),
+            folding.split(model, name, shape, source, slots),
         ]
     else:
         node.op = dialect.with_ties(dialect.PARALLEL_SPIKES_STATIC, neuron.ties)

@@ -26,20 +26,31 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
         neuron: its record.
         source: time type of its input current.
     """
-    levels, name, shape = neuron.levels, neuron.name, list(node.inputs[0].shape)
-    steps = np.arange(1, levels + 1, dtype=np.float32).reshape(levels, 1)
-    first = [*node.inputs, editing.constant(model, f"{name}/steps", steps)]
+    name, shape, slots = neuron.name, list(node.inputs[0].shape), folding.slots(model, neuron)
+    current, threshold, shift, amplitude, levels = node.inputs
+    amplitude = folding.post_threshold(model, neuron, amplitude, slots)
+    # Counted from the first slot that can fire, slots - levels + 1.
+    steps = np.arange(1, slots + 1, dtype=np.float32).reshape(slots, 1) - (slots - neuron.levels)
+    steps = steps.astype(np.float32)
+    first = [
+        current,
+        threshold,
+        shift,
+        amplitude,
+        levels,
+        editing.constant(model, f"{name}/steps", steps),
+    ]
     back = [
         folding.split(model, name, shape, source, 1),
         *folding.unfolded(model, name, shape, source),
     ]
     if source.varies:
-        ones = np.ones((1, levels), np.float32)
+        charge = np.full((1, slots), neuron.levels / slots, np.float32)
         node.op = dialect.with_ties(dialect.SORTED_SPIKES, neuron.ties)
         node.inputs = [
             *first,
-            editing.constant(model, f"{name}/sum", ones),
-            folding.split(model, name, shape, source, levels),
+            editing.constant(model, f"{name}/sum", charge),
+            folding.split(model, name, shape, source, slots),
             *back,
         ]
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,21 @@ class QuantiseActivations(Pass):
     layer is the same function.
     """
 
-    def __init__(self, names: Collection[str], flow: TimeFlow, levels: int) -> None:
-        """Take the activations to quantise, time types for their axes, and T."""
+    def __init__(
+        self,
+        names: Collection[str],
+        flow: TimeFlow,
+        steps: int,
+        levels: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take the activations to quantise, time types for their axes, and T.
+
+        Some activations may have fewer levels than T, by name.
+        """
         self._names = frozenset(names)
         self._flow = flow
-        self._levels = levels
+        self._steps = steps
+        self._levels = levels or {}
 
     def apply(self, model: Model) -> int:
         """One record for each, in topological order."""
@@ -40,11 +50,12 @@ class QuantiseActivations(Pass):
                 daqcfs.build(model, node, neuron)
                 made.append(neuron)
         if made:
-            model.note(neurons=tuple(made), steps=self._levels)
+            model.note(neurons=tuple(made), steps=self._steps)
         return len(made)
 
     def _record(self, node: gs.Node) -> Neuron:
         # The type of the output: a QCFS knows its channels where its input has lost them.
+        levels = self._levels.get(node.outputs[0].name, self._steps)
         kind = self._flow.types[node.outputs[0].name]
         count = channel_count(node.inputs[0], kind.channel_axis)
         quantised = editing.is_dialect(node, dialect.QCFS)
@@ -55,8 +66,8 @@ class QuantiseActivations(Pass):
             name=node.outputs[0].name,
             threshold=threshold,
             shift=np.zeros_like(threshold),
-            amplitude=(threshold / np.float32(self._levels)).astype(np.float32),
-            levels=self._levels,
+            amplitude=(threshold / np.float32(levels)).astype(np.float32),
+            levels=levels,
             channel_axis=kind.channel_axis if count > 1 else None,
             batch_axis=kind.batch_axis,
             trained_levels=None if trained is None else round(trained),

@@ -112,6 +112,8 @@ class _Quantiser:
     def _round(self, node: gs.Node) -> None:
         """The neuron: round, keep above 0, cut at T."""
         current, spikes = node.inputs[0], node.outputs[0]
+        levels = editing.scalar(node.inputs[1])
+        assert levels is not None, "a neuron's T is a constant"
         if id(current) in self._stored:
             current = self._read(current)
         name = spikes.name
@@ -124,7 +126,7 @@ class _Quantiser:
         self._append("QuantizeLinear", [current, *scale], rounded)
         bounds = [
             self._constant(f"{name}/least", np.uint8(0)),
-            self._constant(f"{name}/most", np.uint8(self._levels)),
+            self._constant(f"{name}/most", np.uint8(levels)),
         ]
         editing.detach(node)
         spikes.dtype = np.dtype(np.uint8)

@@ -12,7 +12,6 @@ from graphpass.diagnosis import Diagnosis, Layer
 from graphpass.inspection import Inspection
 from graphpass.plan import Activation
 from graphpass.quantised_verification import QuantisedVerification
-from graphpass.step_search import StepSearch
 from graphpass.verification import Verification
 from graphpass_runtime.benchmark import Benchmark
 from graphpass_runtime.evaluation import Evaluation
@@ -68,16 +67,6 @@ def diagnosis_line(result: Diagnosis) -> str:
     if result.passes:
         parts.append(f"{result.passes} networks run on each")
     return ", ".join(parts) + (f"; {result.note}" if result.note else "")
-
-
-def search_table(result: StepSearch) -> Table:
-    """One row per T that was tried."""
-    table = _table("T", f"loss of {result.measure} on {result.samples} samples", "")
-    for trial in result.tried:
-        verdict = "within" if trial.loss <= result.max_drop else "too much"
-        chosen = ", chosen" if trial.steps == result.steps else ""
-        table.add_row(str(trial.steps), f"{trial.loss:.2f} points", verdict + chosen)
-    return table
 
 
 def evaluation_table(name: str, result: Evaluation) -> Table:

@@ -27,13 +27,13 @@ LAYERS = (
     {"__init__"},  # the public API
     {
         *("pipeline", "inspection", "verification", "quantised_verification", "reports"),
-        "step_search",
+        *("step_allocation", "step_search"),
     },
     {"diagnosis"},
     {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
     {"passes", "calibration", "plan"},
-    {"charging", "grids"},
+    {"charging", "fanout", "grids"},
     {"neurons"},
     {
         *("activation", "dialect", "editing", "model", "shape_inference", "shape_values"),

@@ -105,3 +105,37 @@ def test_max_drop_in_one_line(
     one_line_error(cli(*common, "--max-drop", 1, "--steps", 4), "drop --steps")
     one_line_error(cli(*common, "--eval-data", digits_npz[1], "--steps", 4), "add --max-drop")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_for_each_layer(cli: Cli, digits_npz: tuple[Path, Path], tmp_path: Path) -> None:
+    common = ("convert", CNN, "-o", tmp_path / "snn.onnx", "--data", digits_npz[0])
+    result = cli(*common, "--steps", "auto", "--budget", 3)
+    assert result.exit_code == 0
+    for words in ("in the mean", "synaptic work", "error alone"):
+        assert words in result.output
+    found = json.loads(cli(*common, "--steps", "auto", "--budget", 3, "--json").stdout)
+    assert found["steps"] == max(found["allocation"]["steps"].values())
+    assert found["allocation"]["mean"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--steps", "auto"), "belong together"),
+        (("--budget", 3), "belong together"),
+        (("--steps", 3, "--budget", 3), "belong together"),
+        (("--steps", "auto", "--budget", 3, "--max-drop", 1), "drop --steps"),
+        (("--steps", "auto", "--budget", 3, "--method", "qcfs"), "one --steps T for all layers"),
+    ],
+)
+def test_ways_to_choose_steps_exclude_each_other(
+    options: tuple[object, ...],
+    words: str,
+    cli: Cli,
+    one_line_error: Callable[..., str],
+    digits_npz: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    arguments = ("convert", CNN, "-o", tmp_path / "snn.onnx", "--data", digits_npz[0])
+    one_line_error(cli(*arguments, *options), words)
+    assert list(tmp_path.iterdir()) == []
