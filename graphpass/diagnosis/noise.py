@@ -45,7 +45,7 @@ class Firing:
 
     @property
     def rate(self) -> float:
-        """Spikes per neuron and time-step."""
+        """Spikes per neuron and time-step that it may fire in."""
         return self.spikes / max(1, self.neurons * self.levels)
 
 
@@ -87,8 +87,8 @@ class Noise:
 
 
 def decibels(signal: float, error: float) -> float | None:
-    """Signal-to-error ratio in dB, at least -120; None where there is no error."""
-    if error == 0.0:
+    """Signal-to-error ratio in dB, at least -120; None where there is no finite error."""
+    if error == 0.0 or not math.isfinite(signal + error):
         return None
     return 10.0 * math.log10(max(signal, _FAINT * error) / error)
 

@@ -23,11 +23,11 @@ class Layer:
             negative where it makes up for an error of an earlier layer. None where it is not
             known, or there is no error.
         current_db: signal-to-error ratio of its current, in dB; None where it is not known
-            or there is no error. The same holds for the other two.
+            or there is no (finite) error. The same holds for the other two.
         activation_db: of its activation.
         own_db: of what it would make of the ANN's current: its own error alone.
-        rate: spikes per neuron and time-step; None, as the next two, where the file does
-            not show its spikes.
+        rate: spikes per neuron and time-step that it may fire in; None, as the next two,
+            where the file does not show its spikes.
         saturated: share of neurons and samples that fire at every step.
         silent: share that does not fire.
         advice: in a few words, what the numbers say.

@@ -47,4 +47,6 @@ def test_decibels() -> None:
     assert decibels(100.0, 1.0) == pytest.approx(20.0)
     assert decibels(1.0, 10.0) == pytest.approx(-10.0)
     assert decibels(1.0, 0.0) is None
+    assert decibels(np.inf, 1.0) is None
+    assert decibels(1.0, np.nan) is None
     assert decibels(0.0, 1.0) == pytest.approx(-120.0)
