@@ -155,3 +155,9 @@ def test_more_levels_than_slots_in_a_tampered_file(files: dict[str, Path], tmp_p
     onnx.save(proto, tmp_path / "tampered.onnx")
     with pytest.raises(ModelError, match="fires up to 6 times in 5 time-steps"):
         convert(tmp_path / "tampered.onnx", tmp_path / "snn.onnx")
+
+
+def test_verify_int8_against_its_integers(
+    files: dict[str, Path], digits_npz: tuple[Path, Path]
+) -> None:
+    assert verify(files["3-calibrated"], files["int8"], digits_npz[1], samples=20).equal
