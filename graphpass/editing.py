@@ -100,6 +100,15 @@ def redirect(model: Model, old: gs.Tensor, new: gs.Tensor) -> None:
             model.graph.outputs[index] = new
 
 
+def replace_input(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let a node, the bodies that it holds included, read `new` wherever it reads `old`."""
+    node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+    for body in node.subgraphs(recursive=True):
+        for inner in body.nodes:
+            inner.inputs = [new if tensor is old else tensor for tensor in inner.inputs]
+        body.outputs = [new if tensor is old else tensor for tensor in body.outputs]
+
+
 def detach(node: gs.Node) -> None:
     """Take a node out of the data flow; the next cleanup removes it."""
     node.inputs.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphpass import dialect, editing, stages
 from graphpass.model import Model, infer_shapes, load
-from graphpass.plan import Activation, make_plan
+from graphpass.plan import ALLOW_ISLANDS, Activation, Plan, make_plan
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
@@ -42,6 +42,8 @@ class Inspection:
         tensors: time types in topological order. For a foreign ANN these are the tensors
             of its normalised graph.
         refused: what stands in the way, one line each.
+        outlook: what a conversion would do, and what would unlock the rest, one line each;
+            empty for a file that is converted already.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Inspection:
     activations: tuple[Activation, ...]
     tensors: tuple[TensorReport, ...]
     refused: tuple[str, ...]
+    outlook: tuple[str, ...] = ()
 
     @property
     def convertible(self) -> bool:
@@ -66,7 +69,11 @@ class Inspection:
 
 
 def inspect(
-    path: PathLike, *, keep: Collection[str] = (), first_activation: str = "analog"
+    path: PathLike,
+    *,
+    keep: Collection[str] = (),
+    first_activation: str = "analog",
+    islands: str = "forbid",
 ) -> Inspection:
     """Look at an ANN, a stage file or an SNN without running it.
 
@@ -74,6 +81,7 @@ def inspect(
         path: the ONNX file.
         keep: activations that would be kept, as for `graphpass.convert`.
         first_activation: ``analog`` or ``spiking``, as for `graphpass.convert`.
+        islands: ``forbid`` or ``allow``, as for `graphpass.convert`.
 
     Raises:
         ModelError: the file cannot be read.
@@ -85,10 +93,11 @@ def inspect(
     if stage in (None, Stage.NORMALISED):
         if stage is None:
             stages.normalise(model)
-        activations, flow, refused = _foresee(model, keep, first_activation)
+        choices = {"keep": keep, "first_activation": first_activation, "islands": islands}
+        activations, flow, refused, outlook = _foresee(model, choices)
     else:
         infer_shapes(model)
-        flow, refused = infer(model, _neurons(model)), ()
+        flow, refused, outlook = infer(model, _neurons(model), islands=True), (), ()
         assert model.record is not None, "a stage file has a record"
         activations = tuple(Activation(**verdict) for verdict in model.record.activations)
     return Inspection(
@@ -102,6 +111,7 @@ def inspect(
         activations=activations,
         tensors=_tensors(flow),
         refused=refused,
+        outlook=outlook,
     )
 
 
@@ -118,13 +128,40 @@ def _text(shape: list[Any] | None) -> str:
 
 
 def _foresee(
-    model: Model, keep: Collection[str], first_activation: str
-) -> tuple[tuple[Activation, ...], TimeFlow, tuple[str, ...]]:
+    model: Model, choices: dict[str, Any]
+) -> tuple[tuple[Activation, ...], TimeFlow, tuple[str, ...], tuple[str, ...]]:
     try:
-        plan = make_plan(model, keep=keep, first_activation=first_activation)
+        plan = make_plan(model, **choices)
     except ModelError as error:  # nothing to convert: still worth looking at
-        return (), infer(model, ()), (str(error),)
-    return plan.activations, plan.flow, tuple(str(refused) for refused in plan.refused)
+        return (), infer(model, ()), (str(error),), ()
+    refused = tuple(str(node) for node in plan.refused)
+    if not plan.refused:
+        return plan.activations, plan.flow, refused, (f"convert: {_summary(plan)}",)
+    return plan.activations, plan.flow, refused, (_unlock(model, choices),)
+
+
+def _unlock(model: Model, choices: dict[str, Any]) -> str:
+    """What would become of the model with islands."""
+    try:
+        plan = make_plan(model, **choices | {"islands": "allow"})
+    except ModelError as error:
+        return f"with {ALLOW_ISLANDS}: {error}"
+    if plan.refused:
+        return f"with {ALLOW_ISLANDS}: still refused: {plan.refused[0]}"
+    return f"with {ALLOW_ISLANDS}: {_summary(plan)}"
+
+
+def _summary(plan: Plan) -> str:
+    """How many activations would spike, and what would compute on rates."""
+    islands = [verdict for verdict in plan.activations if verdict.status == "island"]
+    activations = len(plan.activations) - len(islands)
+    text = f"converts, {len(plan.converted)} of {activations} activations spike"
+    if not islands:
+        return text
+    operators = ", ".join(sorted({verdict.operator for verdict in islands}))
+    known = [verdict.work for verdict in islands if verdict.work is not None]
+    share = f", {100 * sum(known):.1f} % of the work" if len(known) == len(islands) else ""
+    return f"{text}, {len(islands)} operators compute on rates ({operators}{share})"
 
 
 def _neurons(model: Model) -> list[str]:

@@ -18,6 +18,7 @@ THRESHOLDS = optimal.THRESHOLDS
 CALIBRATIONS = (*RULES, "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
 ROUNDED_CURRENTS = ("spike", "drop")
+ISLANDS = ("forbid", "allow")
 PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
 DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
@@ -46,6 +47,7 @@ class Options:
     first_activation: str = "analog"
     keep: Collection[str] = ()
     rounded_currents: str = "spike"
+    islands: str = "forbid"
     stages: PathLike | None = None
     diagnose: bool = False
     provider: str = "auto"
@@ -72,6 +74,7 @@ class Options:
             ("threshold", self.threshold or THRESHOLDS[0], THRESHOLDS),
             ("first-activation", self.first_activation, FIRST_ACTIVATIONS),
             ("rounded-currents", self.rounded_currents, ROUNDED_CURRENTS),
+            ("islands", self.islands, ISLANDS),
         ):
             if text not in known:
                 raise OptionError(f"{name} '{text}' is unknown", remedy=f"use {' or '.join(known)}")

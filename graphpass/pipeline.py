@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -138,6 +138,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             rounded_currents: of quantised networks, what becomes of currents that are
                 rounded in front of a sum: ``spike`` (the same network, when T is its number
                 of levels) or ``drop`` (they are not rounded, which is better at small T).
+            islands: ``forbid``, or ``allow``: operators that spikes cannot pass compute on
+                rates, and their results are the same at every step.
             stages: folder for the stage files 0 to 4.
             diagnose: also find out which layer lost what (`graphpass.diagnose`), on a few
                 of the samples; the command line asks for it.
@@ -164,7 +166,12 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         stages.normalise(model, run.preprocess_config(), chosen.rounded_currents)
         run.keep_stage()
     if start in (None, Stage.NORMALISED):
-        plan = plan_conversion(model, chosen.keep, chosen.first_activation)
+        plan = plan_conversion(
+            model,
+            keep=chosen.keep,
+            first_activation=chosen.first_activation,
+            islands=chosen.islands,
+        )
         run.need_steps()
         stages.bound(model, plan, run.maxima(plan))
         run.keep_stage()
@@ -187,15 +194,13 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     return run.result(output)
 
 
-def plan_conversion(
-    model: Model, keep: Collection[str] = (), first_activation: str = "analog"
-) -> Plan:
-    """The plan of a normalised model.
+def plan_conversion(model: Model, **choices: Any) -> Plan:
+    """The plan of a normalised model; `choices` are those of `make_plan`.
 
     Raises:
         RefusedConversion: some node stands in the way.
     """
-    plan = make_plan(model, keep=keep, first_activation=first_activation)
+    plan = make_plan(model, **choices)
     if plan.refused:
         raise RefusedConversion(plan, where=model.name)
     return plan

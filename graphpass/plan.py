@@ -18,9 +18,12 @@ from graphpass.activation import channel_count, is_convertible, upper_bound
 from graphpass.model import Model
 from graphpass.neurons import Ties
 from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer, rules_quantised
+from graphpass.work import island_shares
 from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
 
-Status = Literal["converted", "kept", "refused", "dropped"]
+Status = Literal["converted", "kept", "island", "refused", "dropped"]
+
+ALLOW_ISLANDS = "--islands allow"
 
 #: Element-wise non-linear operators that no rule turns into neurons yet.
 _OTHERS = frozenset(
@@ -36,11 +39,14 @@ class Activation:
     Attributes:
         name: the tensor it writes in the normalised graph.
         operator: Relu, Clip, QCFS, or the name of an operator that is not converted.
-        status: converted, kept (it stays analog), refused, or dropped (on request).
-        reason: why it is kept, refused or dropped; empty when it is converted.
+        status: converted, kept (it stays analog), island (an operator of any kind that
+            computes on rates between neurons), refused, or dropped (on request).
+        reason: why it is not converted; empty when it is.
         channels: number of thresholds; 1 where the channel axis is lost.
         threshold_min: smallest threshold, None before it is known.
         threshold_max: largest threshold, None before it is known.
+        work: of an island, the share of all multiply-accumulate operations that is done
+            on rates because of it; None where it is not known.
     """
 
     name: str
@@ -50,6 +56,7 @@ class Activation:
     channels: int | None = None
     threshold_min: float | None = None
     threshold_max: float | None = None
+    work: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -63,11 +70,12 @@ class Plan:
     Attributes:
         activations: one verdict each, in topological order.
         flow: time types with the converted activations as neurons.
-        refused: all nodes that stand in the way, activations or not.
+        islands_would_help: whether nothing would stand in the way with islands allowed.
     """
 
     activations: tuple[Activation, ...]
     flow: TimeFlow
+    islands_would_help: bool = False
 
     @property
     def refused(self) -> list[RefusedNode]:
@@ -87,15 +95,22 @@ class RefusedConversion(GraphpassError):
         self.plan = plan
         first, *others = plan.refused
         more = f" (and {len(others)} more)" if others else ""
+        remedy = first.refusal.remedy
+        if plan.islands_would_help:
+            remedy += f", or let it compute on rates ({ALLOW_ISLANDS})"
         super().__init__(
             f"{editing.describe(first.node)} {first.refusal.reason}{more}",
             where=where,
-            remedy=first.refusal.remedy,
+            remedy=remedy,
         )
 
 
 def make_plan(
-    model: Model, *, keep: Collection[str] = (), first_activation: str = "analog"
+    model: Model,
+    *,
+    keep: Collection[str] = (),
+    first_activation: str = "analog",
+    islands: str = "forbid",
 ) -> Plan:
     """Decide what becomes of every activation of a normalised graph.
 
@@ -104,10 +119,11 @@ def make_plan(
         keep: names of activations (or of their nodes) that stay analog.
         first_activation: ``analog`` leaves an activation that no other one precedes as it
             is, unless it is QCFS or nothing else would spike; ``spiking`` converts all.
+        islands: ``forbid``, or ``allow``: what cannot compute in time computes on rates.
 
     Raises:
         OptionError: a name in `keep` is no activation.
-        ModelError: there is no activation to convert.
+        ModelError: there is no activation to convert, or none that can spike.
     """
     candidates = [node for node in model.graph.nodes if is_convertible(node)]
     kept = _kept_by_name(candidates, keep)
@@ -117,8 +133,25 @@ def make_plan(
         stem = _stem(candidates)
         if any(id(n) not in kept and id(n) not in stem for n in candidates):
             kept.update({i: why for i, why in stem.items() if i not in kept})
-    flow = infer(model, [n.outputs[0].name for n in candidates if id(n) not in kept])
-    return Plan(tuple(_verdicts(model, kept, flow)), flow)
+    spiking = [n for n in candidates if id(n) not in kept]
+    names = [n.outputs[0].name for n in spiking]
+    flow = infer(model, names, islands=islands == "allow")
+    helpful = bool(flow.refused) and islands != "allow" and _would_help(model, spiking, names)
+    on_rates = {id(island.node) for island in flow.islands}
+    if spiking and all(id(n) in on_rates for n in spiking):
+        raise ModelError(
+            f"has no activation that can spike: each {flow.islands[0].refusal.reason}",
+            where=model.name,
+            remedy=flow.islands[0].refusal.remedy,
+        )
+    return Plan(tuple(_verdicts(model, kept, flow)), flow, helpful)
+
+
+def _would_help(model: Model, spiking: Collection[gs.Node], names: Collection[str]) -> bool:
+    """Would islands leave nothing refused, and something spiking?"""
+    flow = infer(model, names, islands=True)
+    on_rates = {id(island.node) for island in flow.islands}
+    return not flow.refused and any(id(node) not in on_rates for node in spiking)
 
 
 def _nothing_to_convert(model: Model) -> ModelError:
@@ -168,12 +201,17 @@ def _stem(candidates: Iterable[gs.Node]) -> dict[int, str]:
 
 def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Activation]:
     refused = {id(r.node): r.refusal for r in flow.refused}
+    islands = {id(r.node): r.refusal for r in flow.islands}
+    shares = island_shares(model, flow) if islands else {}
     for node in model.graph.nodes:
         if not node.outputs:
             continue
         name = node.outputs[0].name
         if id(node) in refused:
             yield Activation(name, _operator(node), "refused", refused[id(node)].reason)
+        elif id(node) in islands:
+            reason = f"computed on rates: {islands[id(node)].reason}"
+            yield Activation(name, _operator(node), "island", reason, work=shares[id(node)])
         elif id(node) in kept:
             yield Activation(name, _operator(node), "kept", kept[id(node)])
         elif is_convertible(node):

@@ -96,7 +96,8 @@ def quantise(model: Model, steps: int, levels: Mapping[str, int] | None = None) 
                 f"{count} time-steps for '{name}'",
                 remedy=f"use 1 to {steps}, for activations that are converted",
             )
-    run_all(model, [QuantiseActivations(names, infer(model, names), steps, levels)])
+    flow = infer(model, names, islands=True)
+    run_all(model, [QuantiseActivations(names, flow, steps, levels)])
     model.note(stage=Stage.DAQCFS)
     _note_thresholds(model)
 
@@ -183,7 +184,7 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
     assert model.record is not None, "stage 3 has a record"
     assert model.record.steps is not None, "stage 3 has a T"
     steps, chosen = model.record.steps, ALL_FORMS[form]
-    flow = infer(model, [neuron.name for neuron in model.record.neurons])
+    flow = infer(model, [neuron.name for neuron in model.record.neurons], islands=True)
     run_all(model, chosen.passes(flow, steps))
     if precision == "fp16":
         run_all(model, [HalvePrecision()])

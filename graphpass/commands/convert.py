@@ -100,6 +100,7 @@ from graphpass_runtime.errors import OptionError
     help="Of quantised networks: what becomes of currents that are rounded in front of a sum."
     " Not rounding them is better at small T.",
 )
+@options.ISLANDS
 @click.option("--stages", type=click.Path(), help="Folder for the stage files 0 to 4.")
 @click.option(
     "--diagnose/--no-diagnose",

@@ -11,13 +11,16 @@ from graphpass.commands import options, output
 @click.argument("model", type=click.Path())
 @options.KEEP
 @options.FIRST_ACTIVATION
+@options.ISLANDS
 @options.JSON
-def inspect(model: str, keep: tuple[str, ...], first_activation: str, as_json: bool) -> None:
+def inspect(
+    model: str, keep: tuple[str, ...], first_activation: str, islands: str, as_json: bool
+) -> None:
     """Show what is in MODEL, and what a conversion would make of it."""
     from graphpass.inspection import inspect as run
     from graphpass.reports.tables import activation_table, plain_table, printable, tensor_table
 
-    result = run(model, keep=keep, first_activation=first_activation)
+    result = run(model, keep=keep, first_activation=first_activation, islands=islands)
     if as_json:
         return output.print_json(result.to_json())
     ends = [("input", *item) for item in result.inputs.items()]
@@ -30,4 +33,6 @@ def inspect(model: str, keep: tuple[str, ...], first_activation: str, as_json: b
     for line in result.refused:
         refused = f"refused: {printable(line)}"
         output.say(refused, style="red")
+    for line in result.outlook:
+        output.say(printable(line))
     return None

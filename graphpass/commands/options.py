@@ -27,6 +27,13 @@ FIRST_ACTIVATION = click.option(
     show_default=True,
     help="What becomes of an activation that no other one precedes.",
 )
+ISLANDS = click.option(
+    "--islands",
+    type=click.Choice(["forbid", "allow"]),
+    default="forbid",
+    show_default=True,
+    help="Whether operators that spikes cannot pass may compute on rates between neurons.",
+)
 KEEP = click.option("--keep", multiple=True, metavar="NAME", help="Keep this activation analog.")
 
 

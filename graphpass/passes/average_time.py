@@ -1,4 +1,4 @@
-"""Stage 4: the mean over time, in front of the tail and at the outputs."""
+"""Stage 4: the mean over time, in front of the tail, of islands, and at the outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AverageTime(Pass):
         name, shape = varying.name, self._flow.shapes[varying.name]
         mean = gs.Variable(editing.fresh_name(model, f"{name}/mean"), varying.dtype, shape)
         for node in readers:
-            node.inputs = [mean if tensor is varying else tensor for tensor in node.inputs]
+            editing.replace_input(node, varying, mean)
         if editing.is_output(model, varying):
             varying.name, mean.name = editing.fresh_name(model, f"{name}/in_time"), name
             model.graph.outputs = [mean if t is varying else t for t in model.graph.outputs]

@@ -80,7 +80,7 @@ class ExposeStates(Pass):
         before, after = self._state(model, editing.fresh_name(model, f"{name}/sum"), name)
         mean = gs.Variable(editing.fresh_name(model, f"{name}/mean"), _FLOAT, varying.shape)
         for node in readers:
-            node.inputs = [mean if tensor is varying else tensor for tensor in node.inputs]
+            editing.replace_input(node, varying, mean)
         if editing.is_output(model, varying):
             varying.name, mean.name = editing.fresh_name(model, f"{name}/in_time"), name
             model.graph.outputs = [mean if t is varying else t for t in model.graph.outputs]

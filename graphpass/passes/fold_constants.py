@@ -13,7 +13,7 @@ _LARGEST_BYTES = 1 << 28  # a file of a few bytes may ask for a constant of any 
 
 
 class FoldConstants(Pass):
-    """Compute what depends on constants alone; drop Identity and Dropout.
+    """Compute what depends on constants alone; drop Identity, Dropout and decided Ifs.
 
     Names of graph inputs and outputs are kept. Weights that several nodes share
     stay shared. Constants of more than 256 MiB are left to be computed at run time, and so
@@ -22,11 +22,47 @@ class FoldConstants(Pass):
 
     def apply(self, model: Model) -> int:
         """Bypass first: an Identity may stand between a weight and its reader."""
-        bypassed = sum(_try_bypass(model, node) for node in model.graph.nodes)
-        before = len(model.graph.nodes)
-        model.graph.fold_constants(size_threshold=_LARGEST_BYTES, should_exclude_node=_is_excluded)
-        editing.tidy(model)
-        return bypassed + before - len(model.graph.nodes)
+        count = 0
+        while True:
+            count += sum(_try_bypass(model, node) for node in model.graph.nodes)
+            before = len(model.graph.nodes)
+            model.graph.fold_constants(
+                size_threshold=_LARGEST_BYTES,
+                should_exclude_node=_is_excluded,
+                flatten_subgraphs=False,  # it loses every second output of an If
+            )
+            editing.tidy(model)
+            count += before - len(model.graph.nodes)
+            inlined = sum(_try_inline(model, node) for node in list(model.graph.nodes))
+            count += inlined
+            if not inlined:
+                return count
+
+
+def _try_inline(model: Model, node: gs.Node) -> bool:
+    """Put the branch of an If whose condition is constant in its place."""
+    if not editing.is_standard(node, "If") or not isinstance(node.inputs[0], gs.Constant):
+        return False
+    body = node.attrs["then_branch" if bool(node.inputs[0].values.item()) else "else_branch"]
+    outside = {id(tensor) for tensor in model.graph.tensors().values()}
+    name = node.name or node.outputs[0].name
+    inside = {
+        id(tensor): tensor
+        for inner in body.nodes
+        for tensor in [*inner.inputs, *inner.outputs]
+        if id(tensor) not in outside and not tensor.is_empty()
+    }
+    for tensor in inside.values():
+        tensor.name = editing.fresh_name(model, f"{name}/{tensor.name}")
+    outputs, results = list(node.outputs), list(body.outputs)
+    position = model.graph.nodes.index(node)
+    editing.detach(node)
+    ends = [
+        gs.Node("Identity", output.name, inputs=[result], outputs=[output])
+        for output, result in zip(outputs, results, strict=True)
+    ]
+    model.graph.nodes[position : position + 1] = [*body.nodes, *ends]
+    return True
 
 
 def _try_bypass(model: Model, node: gs.Node) -> bool:

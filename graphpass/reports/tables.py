@@ -19,7 +19,10 @@ from graphpass_runtime.placement import Placement
 
 #: Share of the output's squared error, signal-to-error ratios, and firing.
 _MEASURES = ("lost", "current dB", "activation dB", "rate", "saturated", "silent")
-_STYLE = {"converted": "green", "kept": "yellow", "refused": "red", "dropped": "yellow"}
+_STYLE = {
+    **{"converted": "green", "kept": "yellow", "island": "yellow"},
+    **{"refused": "red", "dropped": "yellow"},
+}
 
 
 def activation_table(
@@ -45,7 +48,7 @@ def activation_table(
             "" if item.channels is None else str(item.channels),
             _range(item.threshold_min, item.threshold_max),
             *(measures if diagnosis else ()),
-            _plain(item.reason or (layer.advice if layer else "")),
+            _plain(_why(item, layer)),
         )
     return table
 
@@ -183,6 +186,13 @@ def printable(text: str) -> str:
 def _plain(text: str) -> str:
     """The same for a table: no markup either."""
     return escape(printable(text))
+
+
+def _why(item: Activation, layer: Layer | None) -> str:
+    """The reason of a verdict, with what share of the work an island does."""
+    if item.work is not None:
+        return f"{item.reason} ({_percent(item.work)} of MACs)"
+    return item.reason or (layer.advice if layer else "")
 
 
 def _measures(layer: Layer) -> list[str]:

@@ -21,7 +21,11 @@ from graphpass.timeflow.view import Verdict, View, find_rule, not_understood
 
 __all__ = ["RefusedNode", "TimeFlow", "infer", "rules"]
 
-_ISLAND = "is not linear, and reads spikes on the way to another neuron"
+_NOT_LINEAR = Refusal(
+    "is not linear, and reads spikes on the way to another neuron",
+    "keep the activations before it, or remove it",
+)
+_BODY = Refusal("has a body that reads spikes", "keep the activations before it")
 
 
 @dataclass(frozen=True)
@@ -45,35 +49,42 @@ class TimeFlow:
         shapes: shape of every tensor when it was typed, without the time axis; an empty
             list where the rank is not known.
         refused: nodes that cannot be placed in time, in topological order.
+        islands: nodes that compute on rates on the way to another neuron, and why they
+            cannot in time; empty unless allowed.
         averaged: tensors whose mean over time is read, and by which nodes; graph
             outputs among them are averaged for the caller too.
+        islands: nodes that compute on rates between neurons, and why they cannot in time.
         repeated: static tensors that must be repeated in time, and for which nodes.
     """
 
     types: dict[str, TimeType] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     refused: list[RefusedNode] = field(default_factory=list)
+    islands: list[RefusedNode] = field(default_factory=list)
     averaged: dict[str, list[gs.Node]] = field(default_factory=dict)
     repeated: dict[str, list[gs.Node]] = field(default_factory=dict)
 
 
-def infer(model: Model, neurons: Collection[str]) -> TimeFlow:
+def infer(model: Model, neurons: Collection[str], *, islands: bool = False) -> TimeFlow:
     """Type every tensor of a graph whose shapes have been inferred.
 
     Args:
         model: any stage; the graph is read, not changed.
         neurons: names of the tensors that the spiking activations write.
+        islands: whether what cannot compute in time may compute on rates between
+            neurons: it reads the mean over time, and what it gives is static.
     """
     names = frozenset(neurons)
     firing = {id(n) for n in model.graph.nodes if n.outputs and n.outputs[0].name in names}
-    return _Inference(model, firing).run()
+    return _Inference(model, firing, islands).run()
 
 
 class _Inference:
     """One walk over the graph in topological order."""
 
-    def __init__(self, model: Model, neurons: Set[int]) -> None:
+    def __init__(self, model: Model, neurons: Set[int], islands: bool) -> None:
         self._model = model
+        self._islands = islands
         self._neurons = neurons
         self._ahead = _nodes_before_neurons(model, neurons)
         self._symbol = batch.symbol_of(model.graph)
@@ -105,7 +116,8 @@ class _Inference:
         if editing.is_dialect(node, dialect.MEAN_OVER_TIME):
             return replace(view.type(), kind=Kind.RATE, poolable=False)
         if not view.varying and not any(t and t.varies for t in captured):
-            return self._same_at_every_step(view)
+            rates = any(t and t.kind is Kind.RATE for t in (*inputs, *captured))
+            return self._same_at_every_step(view, Kind.RATE if rates else Kind.STATIC)
         return self._varying(view, captured)
 
     def _type(self, tensor: gs.Tensor) -> TimeType | None:
@@ -116,7 +128,7 @@ class _Inference:
     def _neuron(self, view: View) -> TimeType:
         view = self._with_batch(view)
         if (refusal := _unfit(view)) is not None:
-            return self._refuse(view.node, refusal)
+            return self._island(view, refusal) if self._islands else self._refuse(view, refusal)
         source, along = view.type(), _threshold_axes(view)
         channel_axis = along[0] if along else source.channel_axis
         return replace(source, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis)
@@ -131,10 +143,8 @@ class _Inference:
         self._flow.types[view.node.inputs[0].name] = source
         return View(view.node, (source, *view.types[1:]), view.opset)
 
-    def _same_at_every_step(self, view: View) -> TimeType:
+    def _same_at_every_step(self, view: View, kind: Kind) -> TimeType:
         """No input varies: any deterministic operator; a rule helps to follow the axes."""
-        rates = any(t is not None and t.kind is Kind.RATE for t in view.types)
-        kind = Kind.RATE if rates else Kind.STATIC
         result = where_batch_goes(view)
         if isinstance(result, TimeType):
             return replace(result, kind=kind, poolable=False)
@@ -159,46 +169,40 @@ class _Inference:
     def _varying(self, view: View, captured: list[TimeType | None]) -> TimeType:
         node, tail = view.node, id(view.node) not in self._ahead
         rule = find_rule(node)
-        if captured:
-            result: TimeType | Refusal = Refusal(
-                "has a body that reads spikes", "keep the activations before it"
-            )
-        elif rule is None:
-            result = Refusal(_ISLAND, "keep the activations before it, or remove it")
-        else:
-            result = rule(view)
+        result = _BODY if captured else _NOT_LINEAR if rule is None else rule(view)
         rates = any(t is not None and t.kind is Kind.RATE for t in view.types)
         if tail and (rates or isinstance(result, Refusal)):
-            return self._average(view)
+            return self._same_at_every_step(self._average(view, Kind.RATE), Kind.RATE)
         if isinstance(result, Refusal):
-            return self._refuse(node, result)
+            return self._island(view, result) if self._islands else self._refuse(view, result)
         for index, kind in enumerate(view.types):
             if kind is not None and not kind.varies and kind.batch_axis is not None:
                 readers = self._flow.repeated.setdefault(node.inputs[index].name, [])
                 readers.append(node)
         return result
 
-    def _average(self, view: View) -> TimeType:
-        """In the tail, time is averaged before the first operator that is not linear."""
-        averaged = list(view.types)
-        for index in view.varying:
-            readers = self._flow.averaged.setdefault(view.node.inputs[index].name, [])
+    def _island(self, view: View, reason: Refusal) -> TimeType:
+        self._flow.islands.append(RefusedNode(view.node, reason))
+        return self._same_at_every_step(self._average(view, Kind.STATIC), Kind.STATIC)
+
+    def _average(self, view: View, kind: Kind) -> View:
+        """The node as it reads the mean over time of all that varies."""
+        types = [
+            replace(t, kind=kind, poolable=False) if t is not None and t.varies else t
+            for t in view.types
+        ]
+        varying = [view.node.inputs[index] for index in view.varying]
+        varying += [t for t in _captured(view.node) if (c := self._type(t)) and c.varies]
+        for tensor in varying:
+            readers = self._flow.averaged.setdefault(tensor.name, [])
             if not any(view.node is reader for reader in readers):
                 readers.append(view.node)
-            averaged[index] = replace(view.type(index), kind=Kind.RATE, poolable=False)
-        for tensor in _captured(view.node):
-            kind = self._type(tensor)
-            if kind and kind.varies:
-                return self._refuse(
-                    view.node,
-                    Refusal("has a body that reads spikes", "keep the activations before it"),
-                )
-        return self._same_at_every_step(View(view.node, tuple(averaged), view.opset))
+        return View(view.node, tuple(types), view.opset)
 
-    def _refuse(self, node: gs.Node, refusal: Refusal) -> TimeType:
-        self._flow.refused.append(RefusedNode(node, refusal))
+    def _refuse(self, view: View, refusal: Refusal) -> TimeType:
+        self._flow.refused.append(RefusedNode(view.node, refusal))
         # Go on as if the node were static, so that one cause gives one refusal.
-        return self._by_shape(node, Kind.STATIC)
+        return self._by_shape(view.node, Kind.STATIC)
 
 
 def where_batch_goes(view: View) -> Verdict | None:
@@ -211,9 +215,9 @@ def _unfit(view: View) -> Refusal | None:
     """Why no neuron can read its input, if so."""
     source, dtype = view.type(), view.node.inputs[0].dtype
     if view.rank() is None:
-        return not_understood("reads a tensor of unknown rank")
+        return not_understood("reads a tensor of unknown rank", "keep it (--keep)")
     if source.batch_axis is None:
-        return Refusal("reads a tensor that does not carry the batch", "keep it")
+        return Refusal("reads a tensor that does not carry the batch", "keep it (--keep)")
     if dtype is not None and dtype != np.float32:
         return Refusal(f"computes in {np.dtype(dtype)}", "export the model in float32")
     along = _threshold_axes(view)

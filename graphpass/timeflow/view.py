@@ -105,9 +105,9 @@ def kind_of(view: View, *, spikes_stay: bool = False) -> Kind:
     return Kind.SPIKES if spikes_stay and kinds == {Kind.SPIKES} else Kind.CURRENT
 
 
-def not_understood(what: str) -> Refusal:
+def not_understood(what: str, *others: str) -> Refusal:
     """The refusal of a node whose attributes or shapes could not be read."""
-    return Refusal(what, "export the model with constant shapes and axes")
+    return Refusal(what, ", or ".join(["export the model with constant shapes and axes", *others]))
 
 
 MIXES = Refusal("works along the batch axis, so it mixes samples", "remove it")

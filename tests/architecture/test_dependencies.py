@@ -33,7 +33,7 @@ LAYERS = (
     {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
     {"passes", "calibration", "plan"},
-    {"charging", "fanout", "grids"},
+    {"charging", "fanout", "grids", "work"},
     {"neurons"},
     {
         *("activation", "dialect", "editing", "model", "shape_inference", "shape_values"),

@@ -22,22 +22,27 @@ CONVERTS = frozenset(
     super_resolution ultraface_rfb320 unet_simp_small vit_pgd vnn_cifar_base vnn_resnet_4b
     winml_image_classifier yunet_n_320""".split()
 )
+#: Files that convert when islands are allowed, with a word of why not without.
+ISLANDS = {
+    "candy_style": "InstanceNormalization",
+    "esp_stream": "Sigmoid",
+    "ppocr_cls": "HardSigmoid",
+    "selfie_segmentation": "Sigmoid",
+    "silero_vad_16k": "has a body that reads spikes",
+    "tbefn_180": "Mul",
+}
 #: Files that cannot, with a word of the reason.
 REFUSED = {
-    "candy_style": "",
     "eran_sigmoid_6x200": "has no activation to convert (only Sigmoid)",
-    "silero_vad_16k": "has a body that reads spikes",
-    "selfie_segmentation": "Sigmoid",
-    "tbefn_180": "Mul",
 }
 #: Seconds for one pass: these get one sample, and one form.
 HEAVY = frozenset(
-    {"light_vgg19", "light_resnet50", "road_seg_adas", "super_resolution", "ultraface_rfb320"}
+    """candy_style light_vgg19 light_resnet50 road_seg_adas super_resolution tbefn_180
+    ultraface_rfb320""".split()
 )
-OTHERS = frozenset("""esp_stream ppocr_cls""".split())
 #: ONNX Runtime runs it only as graphpass lowers it: see test_quantised_networks.py.
 ELSEWHERE = frozenset({"qonnx_espcn_quant"})
-NAMES = sorted(CONVERTS | set(REFUSED) | OTHERS)
+NAMES = sorted(CONVERTS | set(REFUSED) | set(ISLANDS))
 #: What stands for free dimensions where 1 does not run.
 FREE = {"ppocr_cls": (1, 3, 48, 192)}
 
@@ -63,10 +68,10 @@ def _param(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
 
 
-def _outcome(path: Path, output: Path, data: Any, form: str) -> Conversion | str:
+def _outcome(path: Path, output: Path, data: Any, **options: Any) -> Conversion | str:
     """The conversion, or the line that refuses it. Anything else that is raised is a defect."""
     try:
-        return convert(path, output, steps=4, data=data, form=form)
+        return convert(path, output, steps=4, data=data, **options)
     except GraphpassError as error:
         return str(error)
 
@@ -87,19 +92,25 @@ def test_corpus_file(name: str, index: dict[str, Any], shared_data: Path, tmp_pa
     inputs = index[name]["inputs"]
     heavy = name in HEAVY
     data = [feeds(name, inputs, seed) for seed in range(1 if heavy else 2)]
-    result = _outcome(ann, tmp_path / "counts.onnx", data, "counts")
+    result = _outcome(ann, tmp_path / "counts.onnx", data, form="counts")
     if isinstance(result, str):
         assert name not in CONVERTS, result
         assert result.startswith(f"{ann.name}: ")
         assert result.isprintable()
-        assert REFUSED.get(name, "") in result
+        assert {**REFUSED, **ISLANDS}.get(name, "") in result
+        assert ("--islands allow" in result) is (name in ISLANDS)
         assert list(tmp_path.iterdir()) == []
+    islands = "allow" if name in ISLANDS else "forbid"
+    if name in ISLANDS:
+        result = _outcome(ann, tmp_path / "counts.onnx", data, form="counts", islands=islands)
+    if name in REFUSED:
         return
-    assert name not in REFUSED
+    assert isinstance(result, Conversion), result
+    assert any(verdict.status == "island" for verdict in result.activations) is (name in ISLANDS)
     for form in ("counts",) if heavy else FORMS:
         snn = tmp_path / f"{form}.onnx"
         if form != "counts":
-            convert(ann, snn, steps=4, data=data, form=form)
+            convert(ann, snn, steps=4, data=data, form=form, islands=islands)
         found = verify(ann, snn, data)
         assert found.equal, found
         assert found.layers == len(result.record.neurons)

@@ -153,3 +153,35 @@ def test_output_that_is_a_constant_keeps_its_name(bench):
     (found,) = bench.run(after, [2])
     np.testing.assert_allclose(found[1], np.exp([1.0, 2.0]), rtol=1e-6)
     assert not FoldConstants()(model).modified
+
+
+BRANCHES = """agraph (float[N,3] x) => (float[N,3] y, float[N,3] z) <float[3] w = {1, 2, 3}> {
+    one = Constant <value = float {1.0}> () two = Constant <value = float {2.0}> ()
+    flag = %s (one, two)
+    a, b = If (flag) <
+        then_branch = t () => (float[N,3] p, float[N,3] q)
+            { s = Add (x, w) p = Neg (s) q = Abs (s) },
+        else_branch = e () => (float[N,3] p, float[N,3] q) { p = Identity (x) q = Mul (x, w) }>
+    y = Add (a, w) z = Sub (b, a) }"""
+
+
+@pytest.mark.parametrize(
+    ("compare", "ops"),
+    [("Less", ["Add", "Neg", "Abs", "Add", "Sub"]), ("Greater", ["Mul", "Add", "Sub"])],
+)
+def test_decided_branch_is_inlined_with_all_its_outputs(bench, compare, ops):
+    model = bench.changed(FoldConstants, BRANCHES % compare)
+    assert sorted(bench.ops(model)) == sorted(ops)
+
+
+def test_branch_that_data_decides_stays(bench):
+    text = (
+        BRANCHES.replace("flag = %s (one, two)", "m = ReduceMax <keepdims = 0> (x)")
+        .replace("(flag)", "(flag2)")
+        .replace("a, b = If", "flag2 = Less (m, one) a, b = If")
+    )
+    proto = bench.proto(text)
+    model = bench.model(proto)
+    FoldConstants()(model)
+    assert "If" in bench.ops(model)
+    bench.same_outputs(proto, model)
