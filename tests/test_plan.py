@@ -121,7 +121,8 @@ def test_every_refusal_is_listed():
     assert error.plan is found
     assert str(error) == (
         "net.onnx: Sigmoid node 'a' is not linear, and reads spikes on the way to another neuron"
-        " (and 1 more); keep the activations before it, or remove it"
+        " (and 1 more); keep the activations before it, or remove it, or let it compute on rates"
+        " (--islands allow)"
     )
 
 
@@ -143,7 +144,7 @@ def test_verdicts_are_plain_values():
     found = plan(CHAIN).activations[1]
     assert found.to_json() == {
         "name": "s", "operator": "Relu", "status": "converted", "reason": "", "channels": 3,
-        "threshold_min": None, "threshold_max": None,
+        "threshold_min": None, "threshold_max": None, "work": None,
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ CNN = digits_model_path("digits_cnn")
 PAPER = ("--calibrate", "paper", "--json")
 ACTIVATION_KEYS = [
     *("name", "operator", "status", "reason"),
-    *("channels", "threshold_min", "threshold_max"),
+    *("channels", "threshold_min", "threshold_max", "work"),
 ]
 
 

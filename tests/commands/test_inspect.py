@@ -14,7 +14,7 @@ Cli = Callable[..., Result]
 CNN = digits_model_path("digits_cnn")
 ACTIVATION_KEYS = [
     *("name", "operator", "status", "reason"),
-    *("channels", "threshold_min", "threshold_max"),
+    *("channels", "threshold_min", "threshold_max", "work"),
 ]
 
 
