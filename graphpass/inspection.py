@@ -161,7 +161,8 @@ def _summary(plan: Plan) -> str:
     operators = ", ".join(sorted({verdict.operator for verdict in islands}))
     known = [verdict.work for verdict in islands if verdict.work is not None]
     share = f", {100 * sum(known):.1f} % of the work" if len(known) == len(islands) else ""
-    return f"{text}, {len(islands)} operators compute on rates ({operators}{share})"
+    verb = "operator computes" if len(islands) == 1 else "operators compute"
+    return f"{text}, {len(islands)} {verb} on rates ({operators}{share})"
 
 
 def _neurons(model: Model) -> list[str]:

@@ -121,3 +121,46 @@ def test_looking_changes_nothing(write):
 def test_errors_of_loading_pass_through(tmp_path):
     with pytest.raises(ModelError, match="no such file"):
         inspect(tmp_path / "no.onnx")
+
+
+GATED = (
+    "a = Conv (x, k) r = Relu (a) g = Conv (r, k) h = Sigmoid (g) m = Mul (r, h)"
+    " s = Relu (m) y = GlobalAveragePool (s)"
+)
+
+
+def test_outlook_on_what_converts(write):
+    assert inspect(write(CHAIN)).outlook == ("convert: converts, 1 of 2 activations spike",)
+
+
+def test_outlook_says_what_islands_would_unlock(write):
+    found = inspect(write(GATED), first_activation="spiking")
+    assert not found.convertible
+    # Of 3 * 3 * 16 products in each convolution, none is done on rates; the gate has none.
+    assert found.outlook == (
+        "with --islands allow: converts, 2 of 2 activations spike, 1 operator computes on rates"
+        " (Sigmoid, 0.0 % of the work)",
+    )
+
+
+def test_islands_are_verdicts(write):
+    found = inspect(write(GATED), first_activation="spiking", islands="allow")
+    assert found.convertible
+    (island,) = [a for a in found.activations if a.status == "island"]
+    assert (island.name, island.operator, island.work) == ("h", "Sigmoid", 0.0)
+    assert "computed on rates: is not linear" in island.reason
+    assert json.loads(json.dumps(found.to_json()))["outlook"]
+
+
+def test_activation_that_cannot_spike_computes_on_rates(write):
+    body = "r = Relu (x) f = Shape (r) h = Cast <to = 1> (f) q = Relu (h) y = Add (r, q)"
+    found = inspect(write(body, y="N,3,4,4"), first_activation="spiking")
+    assert found.outlook == (
+        "with --islands allow: converts, 1 of 1 activations spike, 2 operators compute on rates"
+        " (Relu, Shape)",
+    )
+
+
+def test_nothing_that_can_spike(write):
+    found = inspect(write("e = Abs (k) r = Relu (e) y = Conv (x, r)", y="N,3,4,4"))
+    assert "does not carry the batch" in found.refused[0] or "no activation" in found.refused[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
@@ -95,7 +97,8 @@ def _pad(
     pads = np.zeros((2, rank), np.int64)
     pads[:, axis] = amounts
     padded = gs.Variable(editing.fresh_name(model, f"{name}/padded"), np.dtype(np.float32))
-    attrs, inputs = {"mode": "constant"}, [source]
+    attrs: dict[str, Any] = {"mode": "constant"}
+    inputs: list[gs.Tensor] = [source]
     if model.opset < 11:
         attrs |= {"pads": pads.ravel().tolist(), "value": 0.0}
     else:

@@ -136,8 +136,9 @@ class _Inference:
     def _with_batch(self, view: View) -> View:
         """In a network for one sample of fixed size, axis 0 is as good a place for time as any."""
         source, shape = view.type(), view.shape()
-        literal = self._symbol is None and shape and isinstance(shape[0], int)
-        if source.batch_axis is not None or source.varies or not literal:
+        if source.batch_axis is not None or source.varies or self._symbol is not None:
+            return view
+        if not shape or not isinstance(shape[0], int):
             return view
         source = replace(source, batch_axis=0, inner=shape[0])
         self._flow.types[view.node.inputs[0].name] = source

@@ -18,6 +18,7 @@ from graphpass.forms import FORMS, SERIAL_FORMS
         ("calibrate", options.CALIBRATIONS),
         ("threshold", options.THRESHOLDS),
         ("first_activation", options.FIRST_ACTIVATIONS),
+        ("islands", options.ISLANDS),
         ("precision", options.PRECISIONS),
         ("rounded_currents", options.ROUNDED_CURRENTS),
         ("method", options.METHODS),
@@ -34,6 +35,7 @@ def test_defaults_are_those_of_python():
     for name in (
         "calibrate",
         "first_activation",
+        "islands",
         "precision",
         "method",
         "passes",

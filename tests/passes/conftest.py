@@ -207,11 +207,14 @@ class Bench:
         self.check(proto)
         return proto
 
-    def clipped(self, proto: Proto, first_activation: str = "spiking") -> Model:
+    def clipped(
+        self, proto: Proto, first_activation: str = "spiking", islands: str = "forbid"
+    ) -> Model:
         """Stage 1; thresholds of Relus differ by channel."""
         model = from_proto(copy(proto), name="net.onnx")
         stages.normalise(model)
-        plan = make_plan(model, first_activation=first_activation)
+        plan = make_plan(model, first_activation=first_activation, islands=islands)
+        assert bool(plan.flow.islands) is (islands == "allow")
         assert plan.converted
         assert not plan.refused, [str(refused) for refused in plan.refused]
         rng = np.random.default_rng(self._seed + 1)
@@ -225,9 +228,15 @@ class Bench:
         model.note(stage=Stage.CLIP, activations=verdicts)
         return model
 
-    def calibrated(self, proto: Proto, steps: int = 4, first_activation: str = "spiking") -> Model:
+    def calibrated(
+        self,
+        proto: Proto,
+        steps: int = 4,
+        first_activation: str = "spiking",
+        islands: str = "forbid",
+    ) -> Model:
         """Stage 3, with shifts and amplitudes that differ by channel."""
-        model = self.clipped(proto, first_activation)
+        model = self.clipped(proto, first_activation, islands)
         stages.quantise(model, steps)
         rng = np.random.default_rng(self._seed + 2)
         neurons = {}
@@ -260,6 +269,11 @@ class Bench:
         infer_shapes(model)
         names = [n.outputs[0].name for n in model.graph.nodes if editing.is_dialect(n, *NEURONS)]
         return infer(model, names)
+
+    def flow_with_islands(self, model: Model) -> TimeFlow:
+        """The same where islands are allowed."""
+        names = [n.outputs[0].name for n in model.graph.nodes if editing.is_dialect(n, *NEURONS)]
+        return infer(model, names, islands=True)
 
     def unchanged(self, make: Make, text: str | Proto, opset: int = 17) -> Model:
         """Run a pass on a model that it must leave alone."""
