@@ -17,6 +17,11 @@ _SMALL_BYTES = 1024
 _SHAPED_BY_VALUES = frozenset(
     "ConstantOfShape Expand Pad Range Reshape Resize Slice Split Tile".split()
 )
+#: Operators of the domain com.microsoft, of which ONNX's inference knows nothing.
+_KEEP_SHAPE = frozenset(
+    "BiasGelu BiasSoftmax FastGelu Gelu LayerNormalization QuickGelu RotaryEmbedding"
+    " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization".split()
+)
 
 
 def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
@@ -39,6 +44,7 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Variable) and id(tensor) not in interface:
             tensor.shape = None
+    _describe_contributed(proto)
     proto = _with_numbers(_without_weights(proto), batch.symbol_of(graph))
     told: set[str] = set()
     while True:
@@ -46,6 +52,14 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
         _take_shapes(graph, inferred, interface)
         if not _tell_values(proto, graph, told):
             return
+
+
+def _describe_contributed(proto: onnx.ModelProto) -> None:
+    """Write an Identity for operators of ONNX Runtime that keep the shape of their input."""
+    for node in proto.graph.node:
+        if node.domain == "com.microsoft" and node.op_type in _KEEP_SHAPE:
+            node.op_type, node.domain = "Identity", ""
+            del node.input[1:], node.output[1:], node.attribute[:]
 
 
 def _with_numbers(proto: onnx.ModelProto, symbol: str | None) -> onnx.ModelProto:

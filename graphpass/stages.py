@@ -37,6 +37,8 @@ from graphpass.passes.recognise_quantiser import RecogniseQuantiser
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_retired import SpellRetired
+from graphpass.passes.split_fused import SplitFused
+from graphpass.passes.widen_precision import WidenPrecision
 from graphpass.plan import Activation, Plan
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError, OptionError
@@ -56,6 +58,8 @@ def normalise(
         model,
         [
             SpellRetired(),
+            SplitFused(),
+            WidenPrecision(),
             *_FOLDS,
             PadConstants(),
             FreeBatch(),

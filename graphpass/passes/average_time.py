@@ -40,7 +40,7 @@ class AverageTime(Pass):
         if editing.is_output(model, varying):
             varying.name, mean.name = editing.fresh_name(model, f"{name}/in_time"), name
             model.graph.outputs = [mean if t is varying else t for t in model.graph.outputs]
-        weights = np.full((1, self._steps), 1.0 / self._steps, np.float32)
+        weights = np.full((1, self._steps), 1.0 / self._steps, varying.dtype or np.float32)
         node = gs.Node(
             dialect.MEAN_OVER_TIME,
             name=mean.name,

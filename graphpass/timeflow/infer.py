@@ -216,7 +216,9 @@ def _unfit(view: View) -> Refusal | None:
     """Why no neuron can read its input, if so."""
     source, dtype = view.type(), view.node.inputs[0].dtype
     if view.rank() is None:
-        return not_understood("reads a tensor of unknown rank", "keep it (--keep)")
+        origin = _without_shape(view.node.inputs[0])
+        which = f", since that of {editing.describe(origin)} is not known" if origin else ""
+        return not_understood(f"reads a tensor of unknown rank{which}", "keep it (--keep)")
     if source.batch_axis is None:
         return Refusal("reads a tensor that does not carry the batch", "keep it (--keep)")
     if dtype is not None and dtype != np.float32:
@@ -228,6 +230,15 @@ def _unfit(view: View) -> Refusal | None:
             "use one threshold, or one for each channel",
         )
     return None
+
+
+def _without_shape(tensor: gs.Tensor) -> gs.Node | None:
+    """The node where shapes stop being known, on a way from a tensor to the inputs."""
+    node = None
+    while tensor is not None and tensor.shape is None and tensor.inputs:
+        (node,) = tensor.inputs
+        tensor = next((t for t in node.inputs if not t.is_empty() and t.shape is None), None)
+    return node
 
 
 def _threshold_axes(view: View) -> list[int]:

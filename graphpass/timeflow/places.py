@@ -74,6 +74,13 @@ def normalise_from_axis(view: View) -> Verdict:
     return MIXES if kind.batch_axis is not None and kind.batch_axis >= axis else kind
 
 
+@place("BiasGelu", "FastGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+def last_axis(view: View) -> Verdict:
+    """Fused operators of transformers: biases and normalisation along the last axis."""
+    rank, kind = view.rank(), view.type()
+    return MIXES if rank is None or kind.batch_axis == rank - 1 else kind
+
+
 @place("InstanceNormalization", "GroupNormalization", "LRN", "LpPool", "GlobalLpPool")
 def sample_by_sample(view: View) -> Verdict:
     """Normalises or pools every sample alone."""

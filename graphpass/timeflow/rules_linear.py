@@ -16,8 +16,10 @@ from graphpass.timeflow.view import Verdict, View, kind_of, rule
 @rule("Identity", "Dropout", "Neg", "Cast")
 def pass_through(view: View) -> Verdict:
     """Element by element, without an offset."""
-    if view.node.op == "Cast" and view.varying and view.attr("to") not in (1, 10, 11, 16):
-        return Refusal("casts a varying tensor to a type that is not float", "remove the cast")
+    if view.node.op == "Cast" and view.varying and view.attr("to") not in (1, 11):
+        return Refusal(
+            "casts a varying tensor to a type that is not float or double", "remove the cast"
+        )
     return view.type()
 
 

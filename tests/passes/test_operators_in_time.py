@@ -34,7 +34,8 @@ LINEAR = {
     "upsample": (net('c = Upsample <mode = "nearest"> (r, by2)', BY2), 9),
     "pixel shuffle": (
         net(
-            "p = SpaceToDepth <blocksize = 2> (r) q = Sum (p, p) c = DepthToSpace <blocksize = 2> (q)"
+            "p = SpaceToDepth <blocksize = 2> (r) q = Sum (p, p)"
+            " c = DepthToSpace <blocksize = 2> (q)"
         ),
         17,
     ),

@@ -109,6 +109,7 @@ REFUSED = [
     ("f = Flatten (r) y = Gemm (g, f)", "weights or the bias of a Gemm vary", "first input"),
     ("y = Conv (x, v3)", "weights of a convolution vary", "first input"),
     ("i = Cast <to = 7> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
+    ("i = Cast <to = 10> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 9> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 7> (r) y = Gather <axis = 0> (ones, i)", "cast", "remove"),
     ("h = Shape (r) y = Reshape (r, h)", "reads the batch size", "network's input"),
