@@ -43,7 +43,11 @@ def _try_inline(model: Model, node: gs.Node) -> bool:
     """Put the branch of an If whose condition is constant in its place."""
     if not editing.is_standard(node, "If") or not isinstance(node.inputs[0], gs.Constant):
         return False
-    body = node.attrs["then_branch" if bool(node.inputs[0].values.item()) else "else_branch"]
+    taken = "then_branch" if bool(node.inputs[0].values.item()) else "else_branch"
+    body = node.attrs.pop(taken)
+    for other in node.subgraphs(recursive=True):
+        for inner in other.nodes:  # never taken, it would go on reading its tensors
+            editing.detach(inner)
     outside = {id(tensor) for tensor in model.graph.tensors().values()}
     name = node.name or node.outputs[0].name
     inside = {

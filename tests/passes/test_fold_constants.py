@@ -172,6 +172,8 @@ BRANCHES = """agraph (float[N,3] x) => (float[N,3] y, float[N,3] z) <float[3] w 
 def test_decided_branch_is_inlined_with_all_its_outputs(bench, compare, ops):
     model = bench.changed(FoldConstants, BRANCHES % compare)
     assert sorted(bench.ops(model)) == sorted(ops)
+    (x,) = model.graph.inputs
+    assert {id(node) for node in x.outputs} <= {id(node) for node in model.graph.nodes}
 
 
 def test_branch_that_data_decides_stays(bench):
