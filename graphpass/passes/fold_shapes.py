@@ -84,24 +84,35 @@ def _expand(node: gs.Node, target: list[Any], _: str | None) -> NDArray[Any] | N
 
 
 def _resize(node: gs.Node, target: list[Any], symbol: str | None) -> NDArray[Any] | None:
-    """The scales that lead from the shape to the sizes; float32, as ONNX Runtime has them."""
+    """The scales that lead from the shape to the sizes."""
     shape = node.inputs[0].shape or []
     special = {"axes", "keep_aspect_ratio_policy"} & node.attrs.keys()
     if len(shape) != len(target) or special:
         return None
     scales = []
     for before, after in zip(shape, target, strict=True):
-        ratio = _ratio(to_number(before, symbol), to_number(after, symbol))
+        exact = node.attrs.get("mode", "nearest") in ("nearest", b"nearest")
+        ratio = _ratio(to_number(before, symbol), to_number(after, symbol), exact=exact)
         if ratio is None:
             return None
         scales.append(ratio)
     return np.array(scales, np.float32)
 
 
-def _ratio(before: Any, after: Any) -> np.float32 | None:
+def _ratio(before: Any, after: Any, *, exact: bool) -> np.float32 | None:
+    """A scale in float32 that rounds down to the size, in float32 and in exact arithmetic.
+
+    ONNX Runtime divides the sizes in float32. Where that is too small the next number will
+    do, unless `exact`: a pixel that is nearest by a hair would become another one.
+    """
     if isinstance(before, int) and isinstance(after, int) and before > 0:
         ratio = np.float32(after) / np.float32(before)
-        return ratio if int(np.float32(before) * ratio) == after or before == after else None
+        if before * float(ratio) < after:
+            if exact:
+                return None
+            ratio = np.nextafter(ratio, np.float32(np.inf))
+        fits = int(before * float(ratio)) == int(np.float32(before) * ratio) == after
+        return np.float32(ratio) if fits or before == after else None
     if isinstance(before, str) and isinstance(after, str):
         factor = after.removeprefix(f"{before}*")
         if after == before:

@@ -240,3 +240,43 @@ def test_shared_constants_of_the_arithmetic_are_left_alone(bench):
     )
     targets = [n.inputs[1] for n in model.graph.nodes if n.op == "Reshape"]
     assert sorted(t.values.tolist() for t in targets) == [[-1, 24], [0, -1]]
+
+
+def resized(mode, sizes, opset=13):
+    return (
+        f"agraph (float[N,3,5,6] x) => (float[N,3,{sizes[0]},{sizes[1]}] y) <int64[1] at0 = {{0}},"
+        f" int64[1] two = {{2}}, int64[2] big = {{{sizes[0]}, {sizes[1]}}}>"
+        " { s = Shape (x) n = Slice (s, at0, two) t = Concat <axis = 0> (n, big)"
+        f' y = Resize <mode = "{mode}"> (x, "", "", t) }}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes"),
+    [("linear", (9, 8)), ("cubic", (9, 7)), ("linear", (3, 5)), ("nearest", (10, 9))],
+)
+def test_sizes_of_a_resize_become_scales(bench, mode, sizes):
+    # 9 / 5 in float32 is less than 1.8: in exact arithmetic five pixels would become eight.
+    model = bench.changed(FoldShapes, resized(mode, sizes))
+    assert bench.ops(model) == ["Resize"]
+    np.testing.assert_allclose(
+        model.graph.nodes[0].inputs[2].values, [1, 1, sizes[0] / 5, sizes[1] / 6], rtol=1e-6
+    )
+    assert len(model.graph.nodes[0].inputs) == 3
+
+
+def test_nearest_pixels_by_a_ratio_that_rounds_down_stay_computed(bench):
+    model = bench.model(bench.proto(resized("nearest", (9, 8))))
+    FoldShapes()(model)
+    assert "Concat" in bench.ops(model)
+
+
+@pytest.mark.parametrize("opset", [8, 13])
+def test_target_of_an_expand_keeps_the_batch_by_one(bench, opset):
+    model = bench.changed(
+        FoldShapes,
+        "agraph (float[N,1,3] x) => (float[N,4,3] y) <int64[1] at0 = {0}, int64[2] rest = {4, 3}>"
+        " { s = Shape (x) n = Gather (s, at0) t = Concat <axis = 0> (n, rest) y = Expand (x, t) }",
+        opset,
+    )
+    assert target(model, "Expand") == [1, 4, 1]
