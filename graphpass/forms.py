@@ -56,9 +56,9 @@ def _nearest_counts() -> list[Pass]:
     return [CountSpikes(nearest=True), FoldAmplitude(), SpellScalings(), FlattenClassifier()]
 
 
-def _trains(build: Builder) -> Callable[[TimeFlow, int], Sequence[Pass]]:
+def _trains(build: Builder, *, one_row: bool = False) -> Callable[[TimeFlow, int], Sequence[Pass]]:
     return lambda flow, steps: [
-        EmitSpikes(flow, build),
+        EmitSpikes(flow, build, one_row=one_row),
         RepeatStatic(flow, steps),
         AverageTime(flow, steps),
     ]
@@ -69,7 +69,9 @@ FORMS: dict[str, Form] = {
         Carrier.TRAIN, _trains(matmul.build), "explicit trains, charged by the conversion matrix"
     ),
     "sorted": Form(
-        Carrier.TRAIN, _trains(sorted_trains.build), "explicit trains, charged by one sum"
+        Carrier.TRAIN,
+        _trains(sorted_trains.build, one_row=True),
+        "explicit trains, charged by one sum",
     ),
     "counts": Form(
         Carrier.COUNT,

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
 from graphpass.model import Model
+from graphpass.regions import nodes_of_functions
 
 TOP = 255  # the largest uint8
 
@@ -255,7 +256,10 @@ def _data(node: gs.Node) -> Iterator[gs.Tensor]:
 
 
 def _useful_nodes(model: Model) -> set[int]:
-    """Nodes that a neuron or a Gemm hangs on; behind them nothing need be rounded."""
+    """Nodes that a neuron or a Gemm hangs on; behind them nothing need be rounded.
+
+    Scalar functions are left out: they are computed in float32.
+    """
     useful: set[int] = set()
     waiting = [
         node
@@ -269,7 +273,7 @@ def _useful_nodes(model: Model) -> set[int]:
             useful.add(id(node))
             for tensor in node.inputs:
                 waiting += tensor.inputs
-    return useful
+    return useful - nodes_of_functions(model)
 
 
 def weight_limit(top: int | None) -> int:

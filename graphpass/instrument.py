@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphpass import dialect, editing
 from graphpass.forms import FORMS
 from graphpass.model import Model, to_bytes
-from graphpass.neurons import Carrier, Neuron, matmul, parameters
+from graphpass.neurons import Carrier, Neuron, matmul, parameters, staircase
 from graphpass.timeflow import Kind, TimeType
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord
@@ -107,6 +107,7 @@ class Instrumented:
             name: _shown(model, neuron, tensors, pools[name][len(neuron.pools) :])
             for name, neuron in self._neurons.items()
         }
+        self._crossings = _level_crossings(model, self._neurons)
         model.graph.toposort()
         self._outputs = [output.name for output in model.graph.outputs]
         self._session: Session | None = None
@@ -131,6 +132,8 @@ class Instrumented:
             counts[name] = np.moveaxis(own, axis, 0)
             # The potential is the same at every step: the first one is enough.
             first = np.take(potential, range(own.shape[axis]), axis=axis)
+            if (crossings := self._crossings.get(name)) is not None:
+                first = staircase.potential(first, crossings, neuron.channel_axis)
             # Ties lie at whole numbers for every neuron, whichever way it rounds them.
             potentials[name] = np.moveaxis(first, axis, 0) + np.float32(0.5 - neuron.middle)
         return Reading(counts, potentials, [tensors[name] for name in self._outputs])
@@ -170,6 +173,17 @@ class Instrumented:
             else:
                 _fire_again(self._model, node, neuron, counts)
         graph.toposort()
+
+
+def _level_crossings(model: Model, neurons: Mapping[str, Neuron]) -> dict[str, NDArray[np.float32]]:
+    """Neurons that show their mean current, with what their potential is found by."""
+    by_spikes = {neuron.spikes: neuron for neuron in neurons.values()}
+    found = {}
+    for node in model.graph.nodes:
+        if editing.is_dialect(node, dialect.STAIRCASE_SPIKES, dialect.STAIRCASE_SPIKES_STATIC):
+            neuron = by_spikes[node.outputs[-1].name]
+            found[neuron.name] = staircase.crossings_of(node, neuron)
+    return found
 
 
 def _fed(name: str) -> str:

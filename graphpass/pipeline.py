@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from graphpass import stages
 from graphpass.calibration import data_free
+from graphpass.calibration.extremes import Extremes, record_extremes
 from graphpass.calibration.measuring import Measuring, Training
 from graphpass.calibration.rules import RULES, Calibration, calibration
 from graphpass.calibration.thresholds import record_maximum
@@ -173,7 +174,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             islands=chosen.islands,
         )
         run.need_steps()
-        stages.bound(model, plan, run.maxima(plan))
+        stages.bound(model, plan, run.maxima(plan), run.extremes(plan))
         run.keep_stage()
     if start in (None, Stage.NORMALISED, Stage.CLIP):
         stages.quantise(model, run.need_steps(), chosen.levels)
@@ -241,13 +242,22 @@ class _Run:
 
     def maxima(self, plan: Plan) -> Mapping[str, NDArray[np.float32]]:
         """The largest currents of the activations without a bound, measured or estimated."""
-        names = stages.unbounded(self._model, plan.converted)
+        names = stages.unbounded(self._model, plan.rectifiers)
         if names and self._options.data_free:
             return data_free.largest_currents(self._model, names, plan.flow, self._open_session)
         measuring = self.measuring(names)
         if measuring is None:
             return {}
         return record_maximum(self._model, names, plan.flow, measuring)
+
+    def extremes(self, plan: Plan) -> Extremes:
+        """The smallest and the largest currents of the activations that are no rectifiers."""
+        names = list(plan.functions)
+        measuring = self.measuring(names)
+        if measuring is None:
+            return {}
+        currents = stages.read_by_functions(self._model, plan)
+        return record_extremes(self._model, currents, measuring)
 
     def calibration(self) -> Calibration:
         """What finds the neurons of stage 3."""
@@ -293,7 +303,7 @@ class _Run:
         if chosen.data is None:
             names = wanted if isinstance(wanted, list) else []
             thresholds = (
-                f"the thresholds of {len(names)} Relu"
+                f"the thresholds of {len(names)} activations"
                 if names
                 else f"--calibrate {chosen.calibrate}"
             )

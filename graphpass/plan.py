@@ -6,7 +6,7 @@ per activation, with a reason wherever it is not converted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
-from graphpass.activation import channel_count, is_convertible, upper_bound
+from graphpass.activation import channel_count, upper_bound
+from graphpass.candidates import Candidates, find_candidates
 from graphpass.model import Model
 from graphpass.neurons import Ties
 from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer, rules_quantised
@@ -25,7 +26,7 @@ Status = Literal["converted", "kept", "island", "refused", "dropped"]
 
 ALLOW_ISLANDS = "--islands allow"
 
-#: Element-wise non-linear operators that no rule turns into neurons yet.
+#: Operators that the table shows where they are no part of a neuron.
 _OTHERS = frozenset(
     "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish PRelu Selu Sigmoid Sign"
     " Softplus Softsign Sqrt Swish Tanh ThresholdedRelu Softmax LogSoftmax".split()
@@ -38,7 +39,8 @@ class Activation:
 
     Attributes:
         name: the tensor it writes in the normalised graph.
-        operator: Relu, Clip, QCFS, or the name of an operator that is not converted.
+        operator: Relu, Clip, QCFS, the operators of another scalar function, or the name of
+            an operator that is not converted.
         status: converted, kept (it stays analog), island (an operator of any kind that
             computes on rates between neurons), refused, or dropped (on request).
         reason: why it is not converted; empty when it is.
@@ -71,11 +73,14 @@ class Plan:
         activations: one verdict each, in topological order.
         flow: time types with the converted activations as neurons.
         islands_would_help: whether nothing would stand in the way with islands allowed.
+        functions: names of the converted activations that are scalar functions, neither
+            rectifiers nor QCFS.
     """
 
     activations: tuple[Activation, ...]
     flow: TimeFlow
     islands_would_help: bool = False
+    functions: tuple[str, ...] = ()
 
     @property
     def refused(self) -> list[RefusedNode]:
@@ -86,6 +91,11 @@ class Plan:
     def converted(self) -> list[str]:
         """Names of the activations that become neurons."""
         return [a.name for a in self.activations if a.status == "converted"]
+
+    @property
+    def rectifiers(self) -> list[str]:
+        """Names of the converted activations that need no function: Relu, Clip and QCFS."""
+        return [name for name in self.converted if name not in self.functions]
 
 
 class RefusedConversion(GraphpassError):
@@ -125,33 +135,35 @@ def make_plan(
         OptionError: a name in `keep` is no activation.
         ModelError: there is no activation to convert, or none that can spike.
     """
-    candidates = [node for node in model.graph.nodes if is_convertible(node)]
-    kept = _kept_by_name(candidates, keep)
-    if not [n for n in candidates if id(n) not in kept]:
+    candidates = find_candidates(model)
+    nodes = candidates.nodes
+    kept = _kept_by_name(nodes, keep)
+    if not [n for n in nodes if id(n) not in kept]:
         raise _nothing_to_convert(model)
     if first_activation == "analog":
-        stem = _stem(candidates)
-        if any(id(n) not in kept and id(n) not in stem for n in candidates):
+        stem = _stem(nodes)
+        if any(id(n) not in kept and id(n) not in stem for n in nodes):
             kept.update({i: why for i, why in stem.items() if i not in kept})
-    spiking = [n for n in candidates if id(n) not in kept]
-    names = [n.outputs[0].name for n in spiking]
-    flow = infer(model, names, islands=islands == "allow")
-    helpful = bool(flow.refused) and islands != "allow" and _would_help(model, spiking, names)
+    chosen = {n.outputs[0].name: id(n) for n in nodes if id(n) not in kept}
+    pairs = [name for name, i in chosen.items() if i in candidates.pairs]
+    flow = infer(model, list(chosen), pairs, islands=islands == "allow")
     on_rates = {id(island.node) for island in flow.islands}
-    if spiking and all(id(n) in on_rates for n in spiking):
+    if chosen and on_rates.issuperset(chosen.values()):
         raise ModelError(
             f"has no activation that can spike: each {flow.islands[0].refusal.reason}",
             where=model.name,
             remedy=flow.islands[0].refusal.remedy,
         )
-    return Plan(tuple(_verdicts(model, kept, flow)), flow, helpful)
+    functions = tuple(name for name, i in chosen.items() if i in candidates.functions)
+    helpful = bool(flow.refused) and islands != "allow" and _would_help(model, chosen, pairs)
+    return Plan(tuple(_verdicts(model, candidates, kept, flow)), flow, helpful, functions)
 
 
-def _would_help(model: Model, spiking: Collection[gs.Node], names: Collection[str]) -> bool:
+def _would_help(model: Model, chosen: Mapping[str, int], pairs: Collection[str]) -> bool:
     """Would islands leave nothing refused, and something spiking?"""
-    flow = infer(model, names, islands=True)
+    flow = infer(model, list(chosen), pairs, islands=True)
     on_rates = {id(island.node) for island in flow.islands}
-    return not flow.refused and any(id(node) not in on_rates for node in spiking)
+    return not flow.refused and not on_rates.issuperset(chosen.values())
 
 
 def _nothing_to_convert(model: Model) -> ModelError:
@@ -165,7 +177,7 @@ def _nothing_to_convert(model: Model) -> ModelError:
     return ModelError(
         "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),
         where=model.name,
-        remedy="graphpass converts Relu, Clip(0, c) and QCFS",
+        remedy="graphpass converts Relu, Clip, QCFS and other activations between layers",
     )
 
 
@@ -199,23 +211,34 @@ def _stem(candidates: Iterable[gs.Node]) -> dict[int, str]:
     }
 
 
-def _verdicts(model: Model, kept: dict[int, str], flow: TimeFlow) -> Iterable[Activation]:
+def _verdicts(
+    model: Model, candidates: Candidates, kept: dict[int, str], flow: TimeFlow
+) -> Iterable[Activation]:
     refused = {id(r.node): r.refusal for r in flow.refused}
     islands = {id(r.node): r.refusal for r in flow.islands}
     shares = island_shares(model, flow) if islands else {}
+    possible = {id(node) for node in candidates.nodes}
     for node in model.graph.nodes:
         if not node.outputs:
             continue
         name = node.outputs[0].name
+        function = candidates.functions.get(id(node))
+        operator = _operator(node) if function is None else function.operators
         if id(node) in refused:
-            yield Activation(name, _operator(node), "refused", refused[id(node)].reason)
+            yield Activation(name, operator, "refused", refused[id(node)].reason)
         elif id(node) in islands:
             reason = f"computed on rates: {islands[id(node)].reason}"
-            yield Activation(name, _operator(node), "island", reason, work=shares[id(node)])
+            yield Activation(name, operator, "island", reason, work=shares[id(node)])
         elif id(node) in kept:
-            yield Activation(name, _operator(node), "kept", kept[id(node)])
-        elif is_convertible(node):
+            yield Activation(name, operator, "kept", kept[id(node)])
+        elif function is not None:
+            axis = flow.types[name].channel_axis
+            channels = channel_count(function.source, axis)
+            yield Activation(name, operator, "converted", channels=channels)
+        elif id(node) in possible:
             yield _converted(node, flow)
+        elif id(node) in candidates.inside:
+            continue
         elif node.op in _OTHERS and editing.is_standard(node, node.op):
             tail = flow.types[name].kind is Kind.RATE
             reason = "behind the last neuron: computed on rates" if tail else "reads no spikes"

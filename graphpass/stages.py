@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
+from graphpass.calibration.extremes import Extremes
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_currents
 from graphpass.calibration.rules import Calibration
@@ -22,6 +23,7 @@ from graphpass.model import Model, from_proto, infer_shapes, to_proto
 from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
 from graphpass.passes.bound_activations import BoundActivations
+from graphpass.passes.bound_functions import BoundFunctions, Bounds, bounds_between
 from graphpass.passes.expose_states import state_elements
 from graphpass.passes.fold_batch_norm import FoldBatchNorm
 from graphpass.passes.fold_constants import FoldConstants
@@ -30,16 +32,19 @@ from graphpass.passes.free_batch import FreeBatch
 from graphpass.passes.halve_precision import HalvePrecision
 from graphpass.passes.lower_quant import LowerQuant
 from graphpass.passes.move_activation import MoveActivation
+from graphpass.passes.move_functions import MoveFunctions
 from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.recognise_quantiser import RecogniseQuantiser
 from graphpass.passes.spell_clip import SpellClip
+from graphpass.passes.spell_gelu import SpellGelu
 from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.split_fused import SplitFused
 from graphpass.passes.widen_precision import WidenPrecision
 from graphpass.plan import Activation, Plan
+from graphpass.regions import find_regions
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
@@ -60,6 +65,7 @@ def normalise(
             SpellRetired(),
             SplitFused(),
             WidenPrecision(),
+            SpellGelu(),
             *_FOLDS,
             PadConstants(),
             FreeBatch(),
@@ -69,22 +75,61 @@ def normalise(
             RecogniseQCFS(),
             SpellClip(),
             MoveActivation(),
+            MoveFunctions(),
         ],
     )
 
 
-def bound(model: Model, plan: Plan, maxima: Mapping[str, NDArray[np.float32]]) -> None:
+def bound(
+    model: Model,
+    plan: Plan,
+    maxima: Mapping[str, NDArray[np.float32]],
+    extremes: Extremes | None = None,
+) -> None:
     """Stage 1: a threshold for every activation that will spike.
 
     Args:
         model: stage 0.
         plan: what will spike.
         maxima: largest current per channel of every `unbounded` activation, ``[C]``.
+        extremes: smallest and largest current per channel of `read_by_functions`.
     """
-    run_all(model, [BoundActivations(plan.converted, plan.flow, maxima)])
+    verdicts, bounds = _bounds_of_functions(model, plan, extremes or {})
+    run_all(model, [BoundActivations(plan.rectifiers, plan.flow, maxima), BoundFunctions(bounds)])
     assert model.record is not None, "stage 0 has a record"
-    verdicts = (*model.record.activations, *(verdict.to_json() for verdict in plan.activations))
-    model.note(stage=Stage.CLIP, activations=verdicts)
+    verdicts_before = model.record.activations
+    model.note(
+        stage=Stage.CLIP,
+        activations=(*verdicts_before, *(verdict.to_json() for verdict in verdicts)),
+    )
+
+
+def read_by_functions(model: Model, plan: Plan) -> dict[str, int | None]:
+    """Currents of the activations that are no rectifiers, with the axis of their channels."""
+    if not plan.functions:
+        return {}
+    regions = find_regions(model)
+    return {
+        regions[name].source.name: plan.flow.types[name].channel_axis for name in plan.functions
+    }
+
+
+def _bounds_of_functions(
+    model: Model, plan: Plan, extremes: Extremes
+) -> tuple[list[Activation], dict[str, Bounds]]:
+    """Verdicts with a row for every neuron, and the bounds of those behind functions."""
+    regions = find_regions(model) if plan.functions else {}
+    verdicts: list[Activation] = []
+    bounds: dict[str, Bounds] = {}
+    for verdict in plan.activations:
+        if verdict.name not in plan.functions:
+            verdicts.append(verdict)
+            continue
+        region, axis = regions[verdict.name], plan.flow.types[verdict.name].channel_axis
+        found = bounds_between(model, region, *extremes[region.source.name], axis)
+        verdicts += [replace(verdict, name=name) for name in found]
+        bounds |= found
+    return verdicts, bounds
 
 
 def quantise(model: Model, steps: int, levels: Mapping[str, int] | None = None) -> None:
@@ -206,7 +251,7 @@ def converted(model: Model) -> list[str]:
 
 
 def unbounded(model: Model, names: Collection[str]) -> list[str]:
-    """Activations among `names` whose threshold has to be measured."""
+    """Rectifiers among `names` whose threshold has to be measured."""
     return [
         node.outputs[0].name
         for node in model.graph.nodes

@@ -11,12 +11,14 @@ A form that rounds weights is another network, compared in `quantised_verificati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
 from graphpass.calibration.measuring import Progress
@@ -29,6 +31,7 @@ from graphpass.instrument import (
 )
 from graphpass.model import Model, load
 from graphpass.neurons import Carrier, Neuron, daqcfs
+from graphpass.passes.bound_functions import bound_for
 from graphpass.quantised_verification import (
     QuantisedComparison,
     QuantisedVerification,
@@ -191,6 +194,7 @@ def _check_same_neurons(model: Model, record: FileRecord) -> None:
 
 def _rebuilt(model: Model, record: FileRecord) -> Model:
     """DA-QCFS from the ANN and the SNN's record; a QCFS at its own levels keeps its own."""
+    bound_for(model, record.neurons)
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
     neurons = []
     for neuron in record.neurons:
@@ -240,9 +244,10 @@ def _compare(
         result.counts_compared += differs.size
         judged = differs if strict else differs & ~diverged[:, None]
         u = expected.potentials[name].reshape(size, -1)[judged].astype(np.float64)
+        scale = np.maximum(np.maximum(1.0, np.abs(u)), _cancelled(neuron, expected)[judged])
         apart = np.abs(expected.counts[name] - found.counts[name]).reshape(size, -1)[judged]
         # At a tie two counts are possible, next to each other.
-        near = (np.abs(u - np.rint(u)) <= NEAR * np.maximum(1.0, np.abs(u))) & (apart == 1)
+        near = (np.abs(u - np.rint(u)) <= NEAR * scale) & (apart == 1)
         ties, unexplained = int(near.sum()), int((~near).sum())
         result.origin_near_tie += ties
         result.origin_unexplained += unexplained
@@ -252,6 +257,18 @@ def _compare(
             result.origins[name] = (old[0] + ties, old[1] + unexplained)
         diverged |= differs.any(axis=1)
     result.samples_diverged += int(diverged.sum())
+
+
+def _cancelled(neuron: Neuron, expected: Reading) -> NDArray[np.float64]:
+    """How large a potential was before a baseline was taken away, ``[N, -1]``: it is as exact."""
+    shape = list(expected.potentials[neuron.name].shape)
+    if neuron.baseline is None:
+        return np.zeros((shape[0], math.prod(shape[1:])))
+    share = neuron.levels * (1.0 + np.abs(neuron.baseline.astype(np.float64)) / neuron.threshold)
+    if (axis := neuron.channel_axis) is not None:  # the batch was moved to the front
+        axis += axis < neuron.batch_axis
+        share = share.reshape(-1, *[1] * (len(shape) - 1 - axis))
+    return np.broadcast_to(share, shape).reshape(shape[0], -1)
 
 
 def _compare_outputs(result: Verification, expected: Reading, found: Reading) -> int:

@@ -59,7 +59,7 @@ class Neuron:
 
         u = T (z + shift) / threshold + 1/2        (membrane potential, in thresholds)
         n = Clip(Floor(u), 0, T)                   (spike count)
-        y = amplitude * n + baseline               (mean output)
+        y = amplitude * n                          (mean output)
 
     A quantiser rounds halves to even counts: u has no 1/2 then, and n = Clip(Round(u), 0, T).
 
@@ -74,10 +74,14 @@ class Neuron:
         batch_axis: the axis that time is folded into when the carrier is a train.
         pools: max pools that the layer stands behind here, and in front of in the other
             forms, as ``{"op": ..., "attrs": {...}}``: its tensors are the pooled neurons'.
-        baseline: output at zero spikes.
+        baseline: of a neuron behind a scalar function f, float32, same shape: its current is
+            z = sign * f - baseline, and what the function would have given at zero spikes is
+            sign * baseline; None for a rectifier. The network adds it behind the neuron, so
+            that zeros of padding stay zeros.
         trained_levels: levels of the QCFS that the layer was trained as; None for one
             that was trained without quantisation.
-        sign: +1 for an excitatory layer, -1 for an inhibitory one.
+        sign: +1 for an excitatory layer, -1 for an inhibitory one, which the network subtracts:
+            for functions that decrease, wholly or up to a turning point.
         carrier: train, count or serial.
         ties: the count where u lies half way between two.
     """
@@ -91,7 +95,7 @@ class Neuron:
     batch_axis: int = 0
     trained_levels: int | None = None
     pools: tuple[Mapping[str, Any], ...] = ()
-    baseline: float = 0.0
+    baseline: NDArray[np.float32] | None = None
     sign: int = 1
     carrier: Carrier = Carrier.COUNT
     ties: Ties = Ties.HALF_UP
@@ -128,7 +132,7 @@ class Neuron:
             "batch_axis": self.batch_axis,
             "trained_levels": self.trained_levels,
             "pools": [dict(pool) for pool in self.pools],
-            "baseline": self.baseline,
+            "baseline": None if self.baseline is None else _to_list(self.baseline),
             "sign": self.sign,
             "carrier": self.carrier.value,
             "ties": self.ties.value,
@@ -141,11 +145,12 @@ class Neuron:
         Raises:
             KeyError, TypeError, ValueError: when a field is missing or malformed.
         """
-        arrays = {
-            key: np.asarray(values[key], np.float32) for key in ("threshold", "shift", "amplitude")
-        }
+        names = ["threshold", "shift", "amplitude"]
+        if values["baseline"] is not None:
+            names.append("baseline")
+        arrays = {key: np.asarray(values[key], np.float32) for key in names}
         if any(a.ndim != 1 or a.shape != arrays["threshold"].shape for a in arrays.values()):
-            raise ValueError("threshold, shift and amplitude differ in shape")
+            raise ValueError("threshold, shift, amplitude and baseline differ in shape")
         axis, trained = values["channel_axis"], values["trained_levels"]
         return cls(
             name=str(values["name"]),
@@ -154,7 +159,6 @@ class Neuron:
             batch_axis=int(values["batch_axis"]),
             trained_levels=None if trained is None else int(trained),
             pools=tuple(dict(pool) for pool in values["pools"]),
-            baseline=float(values["baseline"]),
             sign=int(values["sign"]),
             carrier=Carrier(values["carrier"]),
             ties=Ties(values.get("ties", Ties.HALF_UP)),

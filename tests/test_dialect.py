@@ -58,11 +58,28 @@ def trains_of(n):
     return {"y": train(n) * AMPLITUDE * T, "spikes": train(n)}
 
 
+# Level crossings [T, C], and beside a tensor with time ahead, in the order of the steps.
+CROSSINGS = np.sort(_rng.normal(0.3, 0.6, (T, 3)), axis=0).astype(np.float32)
+FREE = {
+    "crossings": CROSSINGS[::-1].reshape(T, 1, 3, 1).copy(),
+    "levels": LEVELS,
+    "amplitude": AMPLITUDE,
+}
+
+
+def crossed(current):
+    return (current[..., None] >= CROSSINGS.T[:, None]).sum(axis=-1)
+
+
 # function -> (inputs, expected outputs)
 CASES = {
     "ClipReLU": (
         {"x": STATIC, "threshold": THETA},
         {"y": np.minimum(np.maximum(STATIC, 0), THETA)},
+    ),
+    "ClipAbove": (
+        {"x": STATIC, "sign": np.array(-1, np.float32), "floor": SHIFT, "threshold": THETA},
+        {"y": np.clip(-STATIC - SHIFT, 0, THETA)},
     ),
     "QCFS": (
         {"x": STATIC, "threshold": THETA, "levels": LEVELS},
@@ -109,6 +126,24 @@ CASES = {
     "SortedSpikesStatic": (
         {"x": STATIC, **COMMON, "steps": STEPS, "row": np.array([1, -1]), **UNFOLD},
         {**trains_of(STATIC_COUNT), "potential": potential(STATIC)},
+    ),
+    "StaircaseSpikes": (
+        {
+            **FOLDED,
+            **FREE,
+            "charging": np.ones((T, T), np.float32),
+            "split": np.array([T, -1]),
+            "apart": np.array([T, -1]),
+            **UNFOLD,
+        },
+        {
+            **trains_of(crossed(CURRENTS.mean(axis=0))),
+            "potential": np.tile(CURRENTS.mean(axis=0), (T, 1, 1)),
+        },
+    ),
+    "StaircaseSpikesStatic": (
+        {"x": STATIC, **FREE, "apart": np.array([1, -1]), **UNFOLD},
+        {**trains_of(crossed(STATIC)), "potential": STATIC},
     ),
     "SerialIF": (
         {"x": STATIC, "v": V, **COMMON},

@@ -56,7 +56,7 @@ def test_data_is_asked_for_only_where_something_is_measured(clips: Path, tmp_pat
         convert(clips, tmp_path / "snn.onnx", steps=4, calibrate="paper")
     result = convert(clips, tmp_path / "snn.onnx", steps=4, calibrate="none")
     assert {n.threshold.max() for n in result.record.neurons} == {np.float32(1.5)}
-    with pytest.raises(DataError, match=r"needed for the thresholds of 3 Relu; give --data$"):
+    with pytest.raises(DataError, match=r"the thresholds of 3 activations; give --data$"):
         convert(CNN, tmp_path / "other.onnx", steps=4, calibrate="none")
     assert not (tmp_path / "other.onnx").exists()
 

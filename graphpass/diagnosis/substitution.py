@@ -19,9 +19,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import editing, stages
+from graphpass import dialect, editing, stages
 from graphpass.model import Model, load, to_bytes
 from graphpass.neurons import Carrier, Neuron, daqcfs
+from graphpass.passes.bound_functions import bound_for
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
 from graphpass_runtime.model_data import PathLike
@@ -73,6 +74,7 @@ class Substitution:
     def __init__(self, ann: Model, neurons: Sequence[Neuron], open_session: OpenSession) -> None:
         self.neurons = {neuron.name: neuron for neuron in neurons}
         self._outputs = [tensor.name for tensor in ann.graph.outputs]
+        bound_for(ann, neurons)
         self._shown = {name: self._split(ann, neuron) for name, neuron in self.neurons.items()}
         shown = _elements(ann, [four[0] for four in self._shown.values()])
         self.batch = _fitting(stages.largest_tensor(ann), _HELD)
@@ -116,9 +118,17 @@ class Substitution:
         shape = flows.shape
         kept = gs.Variable(f"{neuron.name}/ann", _FLOAT, shape)
         made = gs.Variable(f"{neuron.name}/snn", _FLOAT, shape)
-        twin = gs.Node(node.op, f"{neuron.name}/snn", inputs=[current], outputs=[made])
+        twin = gs.Node(
+            *(node.op, f"{neuron.name}/snn"),
+            inputs=[current],
+            outputs=[made],
+            domain=node.domain,
+        )
         # A finished file's neurons may be trains, or stand behind a MaxPool.
         daqcfs.build(ann, twin, replace(neuron, carrier=Carrier.COUNT, pools=()))
+        if editing.is_dialect(node, dialect.CLIP_ABOVE):  # the ANN's function has no bounds
+            current = twin.inputs[0]
+            node.op, node.domain, node.inputs = "Identity", None, [current]
         node.outputs[0] = kept
         gate = gs.Variable(_gate(neuron.name), _FLOAT, ())
         ann.graph.inputs.append(gate)

@@ -32,6 +32,18 @@ class ExposeStates(Pass):
         self._flow = flow
         self._states: list[State] = []
 
+    def requires(self, model: Model) -> None:
+        """Rectifiers: an IF neuron reads its current step by step."""
+        assert model.record is not None, "neurons live in the record"
+        for neuron in model.record.neurons:
+            if neuron.baseline is not None:
+                raise ModelError(
+                    f"integrate-and-fire neurons cannot stand for '{neuron.name}', which is no"
+                    " rectifier: a function of each step is not one of their mean",
+                    where=model.name,
+                    remedy="keep it (--keep), or use --method parallel",
+                )
+
     def apply(self, model: Model) -> int:
         """Neurons first, since they keep their names; then the means."""
         assert model.record is not None, "neurons live in the record"

@@ -16,9 +16,11 @@ from graphpass.neurons import Neuron, daqcfs
 from graphpass.passes.base import Pass
 from graphpass.timeflow import TimeFlow
 
+_BOUNDED = (dialect.CLIP_RELU, dialect.CLIP_ABOVE, dialect.QCFS)
+
 
 class QuantiseActivations(Pass):
-    """ClipReLU and QCFS become DA-QCFS at T levels: shift 0, amplitude theta/T.
+    """ClipReLU, ClipAbove and QCFS become DA-QCFS at T levels: shift 0, amplitude theta/T.
 
     This is where the Neuron records begin. At T = the trained levels of a QCFS the
     layer is the same function.
@@ -43,9 +45,9 @@ class QuantiseActivations(Pass):
     def apply(self, model: Model) -> int:
         """One record for each, in topological order."""
         made = []
-        for node in model.graph.nodes:
+        for node in list(model.graph.nodes):
             named = node.outputs and node.outputs[0].name in self._names
-            if named and editing.is_dialect(node, dialect.CLIP_RELU, dialect.QCFS):
+            if named and editing.is_dialect(node, *_BOUNDED):
                 neuron = self._record(node)
                 daqcfs.build(model, node, neuron)
                 made.append(neuron)
@@ -60,7 +62,9 @@ class QuantiseActivations(Pass):
         count = channel_count(node.inputs[0], kind.channel_axis)
         quantised = editing.is_dialect(node, dialect.QCFS)
         trained = editing.scalar(node.inputs[2]) if quantised else None
-        threshold = _per_channel(np.asarray(editing.values(node.inputs[1])), count)
+        above = node.op == dialect.CLIP_ABOVE
+        limits = [np.asarray(editing.values(tensor)) for tensor in node.inputs[1:]]
+        threshold = _per_channel(limits[-1] if above else limits[0], count)
         assert kind.batch_axis is not None, "time flow refuses neurons without a batch"
         return Neuron(
             name=node.outputs[0].name,
@@ -72,6 +76,8 @@ class QuantiseActivations(Pass):
             batch_axis=kind.batch_axis,
             trained_levels=None if trained is None else round(trained),
             ties=dialect.ties_of(node.op),
+            baseline=_per_channel(limits[1], count) if above else None,
+            sign=round(float(limits[0])) if above else 1,
         )
 
 

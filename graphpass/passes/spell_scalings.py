@@ -15,20 +15,25 @@ from numpy.typing import NDArray
 from graphpass import editing
 from graphpass.model import Model
 from graphpass.passes.base import Pass
+from graphpass.regions import nodes_of_functions
 from graphpass.weights import Vector
 
 _RANK = 4  # images: integer convolutions of other ranks are not fused
 
 
 class SpellScalings(Pass):
-    """x * gain, and x * gain + offset, become Conv(x) with one weight for each channel."""
+    """x * gain, and x * gain + offset, become Conv(x) with one weight for each channel.
+
+    Scalar functions stay as they are: they are computed in float32.
+    """
 
     def apply(self, model: Model) -> int:
         """Products, each with the constant sum that alone reads it; then sums on their own."""
-        count = 0
+        count, functions = 0, nodes_of_functions(model)
         for op in ("Mul", "Add"):
             for node in model.graph.nodes:
-                if editing.is_standard(node, op) and _try_spell(model, node):
+                fits = editing.is_standard(node, op) and id(node) not in functions
+                if fits and _try_spell(model, node):
                     count += 1
         return count
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from graphpass.timeflow.types import Refusal, TimeType
 from graphpass.timeflow.view import Verdict, View, kind_of, not_understood
 
@@ -28,6 +32,13 @@ def broadcast(view: View) -> Verdict:
     return TimeType(
         kind_of(view), batch_axis, channels.pop() if len(channels) == 1 else None, inner=inner
     )
+
+
+def along_channels(view: View, index: int, constant: NDArray[Any]) -> bool:
+    """Does a constant operand differ along the channels of the one at `index` only?"""
+    rank = view.rank(index) or 0
+    along = [axis + rank - constant.ndim for axis, size in enumerate(constant.shape) if size > 1]
+    return all(axis == view.type(index).channel_axis for axis in along)
 
 
 def literal_batch(view: View, rank: int, batch_axis: int | None) -> Refusal | None:

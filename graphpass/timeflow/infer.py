@@ -14,7 +14,9 @@ import onnx_graphsurgeon as gs
 
 from graphpass import batch, dialect, editing
 from graphpass.model import Model
+from graphpass.regions import Region
 from graphpass.timeflow import rules
+from graphpass.timeflow.functions import functions_of_neurons
 from graphpass.timeflow.places import find_place
 from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
 from graphpass.timeflow.view import Verdict, View, find_rule, not_understood
@@ -65,27 +67,36 @@ class TimeFlow:
     repeated: dict[str, list[gs.Node]] = field(default_factory=dict)
 
 
-def infer(model: Model, neurons: Collection[str], *, islands: bool = False) -> TimeFlow:
+def infer(
+    model: Model,
+    neurons: Collection[str],
+    pairs: Collection[str] = (),
+    *,
+    islands: bool = False,
+) -> TimeFlow:
     """Type every tensor of a graph whose shapes have been inferred.
 
     Args:
         model: any stage; the graph is read, not changed.
         neurons: names of the tensors that the spiking activations write.
+        pairs: those that will be a difference of two trains.
         islands: whether what cannot compute in time may compute on rates between
             neurons: it reads the mean over time, and what it gives is static.
     """
     names = frozenset(neurons)
     firing = {id(n) for n in model.graph.nodes if n.outputs and n.outputs[0].name in names}
-    return _Inference(model, firing, islands).run()
+    return _Inference(model, firing, frozenset(pairs), islands).run()
 
 
 class _Inference:
     """One walk over the graph in topological order."""
 
-    def __init__(self, model: Model, neurons: Set[int], islands: bool) -> None:
+    def __init__(self, model: Model, neurons: Set[int], pairs: Set[str], islands: bool) -> None:
         self._model = model
         self._islands = islands
         self._neurons = neurons
+        self._pairs = pairs
+        self._functions = functions_of_neurons(model, neurons)
         self._ahead = _nodes_before_neurons(model, neurons)
         self._symbol = batch.symbol_of(model.graph)
         self._flow = TimeFlow()
@@ -111,6 +122,8 @@ class _Inference:
         captured = [self._type(t) for t in _captured(node)]
         if id(node) in self._neurons:
             return self._neuron(view)
+        if (function := self._functions.inside.get(id(node))) is not None:
+            return _current(self._type(function.source))
         if editing.is_dialect(node, dialect.REPEAT_IN_TIME):
             return replace(view.type(), kind=Kind.CURRENT)
         if editing.is_dialect(node, dialect.MEAN_OVER_TIME):
@@ -126,23 +139,32 @@ class _Inference:
         return self._flow.types.get(tensor.name, TimeType(Kind.STATIC))
 
     def _neuron(self, view: View) -> TimeType:
-        view = self._with_batch(view)
-        if (refusal := _unfit(view)) is not None:
-            return self._island(view, refusal) if self._islands else self._refuse(view, refusal)
-        source, along = view.type(), _threshold_axes(view)
-        channel_axis = along[0] if along else source.channel_axis
-        return replace(source, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis)
+        node = view.node
+        function = self._functions.ending.get(id(node))
+        unbounded = function is not None and not editing.is_dialect(node, *dialect.NEURONS)
+        read = function.source if function is not None and unbounded else node.inputs[0]
+        kind, along = self._with_batch(read), _threshold_axes(node, function)
+        if (refusal := _unfit(read, kind, along)) is not None:
+            # A function's own nodes are typed as part of its neuron: no island without it.
+            island = self._islands and not unbounded
+            return self._island(view, refusal) if island else self._refuse(view, refusal)
+        channel_axis = along[0] if along else kind.channel_axis
+        spikes = replace(kind, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis)
+        if not unbounded:
+            return spikes
+        # A baseline will be added, and a second train where the function turns.
+        alone = node.outputs[0].name not in self._pairs
+        return replace(spikes, kind=Kind.CURRENT, poolable=alone)
 
-    def _with_batch(self, view: View) -> View:
+    def _with_batch(self, current: gs.Tensor) -> TimeType:
         """In a network for one sample of fixed size, axis 0 is as good a place for time as any."""
-        source, shape = view.type(), view.shape()
-        if source.batch_axis is not None or source.varies or self._symbol is not None:
-            return view
-        if not shape or not isinstance(shape[0], int):
-            return view
-        source = replace(source, batch_axis=0, inner=shape[0])
-        self._flow.types[view.node.inputs[0].name] = source
-        return View(view.node, (source, *view.types[1:]), view.opset)
+        kind, shape = self._type(current) or TimeType(Kind.STATIC), current.shape
+        literal = self._symbol is None and shape and isinstance(shape[0], int)
+        if kind.batch_axis is not None or kind.varies or not literal:
+            return kind
+        kind = replace(kind, batch_axis=0, inner=shape[0])
+        self._flow.types[current.name] = kind
+        return kind
 
     def _same_at_every_step(self, view: View, kind: Kind) -> TimeType:
         """No input varies: any deterministic operator; a rule helps to follow the axes."""
@@ -212,21 +234,25 @@ def where_batch_goes(view: View) -> Verdict | None:
     return rule(view) if rule and view.types and view.types[0] else None
 
 
-def _unfit(view: View) -> Refusal | None:
-    """Why no neuron can read its input, if so."""
-    source, dtype = view.type(), view.node.inputs[0].dtype
-    if view.rank() is None:
-        origin = _without_shape(view.node.inputs[0])
+def _current(kind: TimeType | None) -> TimeType:
+    """The type of what a neuron computes of its current for itself."""
+    assert kind is not None, "a function has a source"
+    return replace(kind, kind=Kind.CURRENT if kind.varies else kind.kind, poolable=False)
+
+
+def _unfit(current: gs.Tensor, kind: TimeType, along: list[int]) -> Refusal | None:
+    """Why no neuron can read a current, if so."""
+    if current.shape is None:
+        origin = _without_shape(current)
         which = f", since that of {editing.describe(origin)} is not known" if origin else ""
         return not_understood(f"reads a tensor of unknown rank{which}", "keep it (--keep)")
-    if source.batch_axis is None:
+    if kind.batch_axis is None:
         return Refusal("reads a tensor that does not carry the batch", "keep it (--keep)")
-    if dtype is not None and dtype != np.float32:
-        return Refusal(f"computes in {np.dtype(dtype)}", "export the model in float32")
-    along = _threshold_axes(view)
-    if len(along) > 1 or (along and source.channel_axis not in (along[0], None)):
+    if current.dtype is not None and current.dtype != np.float32:
+        return Refusal(f"computes in {np.dtype(current.dtype)}", "export the model in float32")
+    if len(along) > 1 or (along and kind.channel_axis not in (along[0], None)):
         return Refusal(
-            f"has thresholds along {along}, and channels along [{source.channel_axis}]",
+            f"has thresholds along {along}, and channels along [{kind.channel_axis}]",
             "use one threshold, or one for each channel",
         )
     return None
@@ -241,12 +267,13 @@ def _without_shape(tensor: gs.Tensor) -> gs.Node | None:
     return node
 
 
-def _threshold_axes(view: View) -> list[int]:
-    """Axes of the input along which the threshold of a QCFS differs."""
-    node = view.node
+def _threshold_axes(node: gs.Node, function: Region | None) -> list[int]:
+    """Axes of the input along which the threshold of a QCFS, or a function, differs."""
+    if function is not None:
+        return [] if function.axis is None else [function.axis]
     if not editing.is_dialect(node, dialect.QCFS):
         return []
-    threshold, rank = np.asarray(editing.values(node.inputs[1])), view.rank() or 0
+    threshold, rank = np.asarray(editing.values(node.inputs[1])), len(node.inputs[0].shape or ())
     return [axis + rank - threshold.ndim for axis, n in enumerate(threshold.shape) if n > 1]
 
 

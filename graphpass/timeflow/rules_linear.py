@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphpass.timeflow.broadcasting import broadcast
+from graphpass.timeflow.broadcasting import along_channels, broadcast
 from graphpass.timeflow.types import Kind, Refusal, TimeType
 from graphpass.timeflow.view import Verdict, View, kind_of, rule
 
@@ -25,8 +25,17 @@ def pass_through(view: View) -> Verdict:
 
 @rule("Add", "Sub", "Sum", "Mean")
 def add(view: View) -> Verdict:
-    """Sums; a constant or static summand is added at every step."""
-    return broadcast(view)
+    """Sums; a constant or static summand is added at every step.
+
+    The maximum of a train and a constant for each channel is found at the same places.
+    """
+    result = broadcast(view)
+    if isinstance(result, Refusal) or len(view.varying) != 1 or len(view.types) != 2:
+        return result
+    (index,) = view.varying
+    source, summand = view.type(index), view.constant(1 - index)
+    stays = summand is not None and along_channels(view, index, summand)
+    return replace(result, poolable=source.poolable and stays)
 
 
 @rule("Where")
@@ -64,7 +73,7 @@ def max_pool(view: View) -> Verdict:
     """Exact on sorted trains: the maximum of nested trains is the train of the maximum."""
     source = view.type()
     if view.varying:
-        if source.kind is not Kind.SPIKES or not source.poolable:
+        if not source.poolable:
             return Refusal(
                 "takes the maximum of currents that differ per step, which is not the"
                 " maximum of their means",

@@ -42,10 +42,10 @@ def concat(view: View) -> Verdict:
         )
     channels = {k.channel_axis for k in kinds}
     channel_axis = channels.pop() if len(channels) == 1 else None
-    trains = all(not k.varies or (k.kind is Kind.SPIKES and k.poolable) for k in kinds)
+    trains = all(not k.varies or k.poolable for k in kinds)
     # Channels that do not vary in time may be pooled as well.
     stays = bool(view.varying) and trains and axis == channel_axis
-    kind = Kind.SPIKES if stays else kind_of(view)
+    kind = kind_of(view, spikes_stay=stays)
     return TimeType(kind, batch_axis, channel_axis, poolable=stays, inner=inner)
 
 
@@ -129,9 +129,11 @@ def pad(view: View) -> Verdict:
     if kind.batch_axis is not None and any(amounts.get(kind.batch_axis, (0, 0))):
         return MIXES
     value = view.constant(2) if len(view.node.inputs) > 2 else np.asarray(view.attr("value", 0.0))
-    if view.attr("mode", "constant") == "constant" and not is_zero(value) and view.varying:
-        return replace(kind, kind=Kind.CURRENT, poolable=False)
-    return kind
+    if view.attr("mode", "constant") != "constant" or not view.varying:
+        return kind
+    # Zeros are silent neurons, unless silence stands for something else.
+    silent = is_zero(value) and kind.kind is Kind.SPIKES
+    return kind if silent else replace(kind, kind=Kind.CURRENT, poolable=False)
 
 
 @rule("Tile")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphpass.timeflow.broadcasting import broadcast, literal_batch
-from graphpass.timeflow.types import Kind, Refusal, TimeType
+from graphpass.timeflow.broadcasting import along_channels, broadcast, literal_batch
+from graphpass.timeflow.types import Refusal, TimeType
 from graphpass.timeflow.view import Verdict, View, kind_of, moved, not_understood, rule
 
 _PRODUCT = Refusal(
@@ -40,14 +40,10 @@ def _scaled(view: View) -> Verdict:
     (index,) = view.varying
     source = view.type(index)
     factor = view.constant(1 - index)
-    if factor is None or source.kind is not Kind.SPIKES:
-        return result
     # A factor that varies along the channels only leaves a train a train.
-    rank = view.rank(index) or 0
-    along = [axis + rank - factor.ndim for axis, size in enumerate(factor.shape) if size > 1]
-    if all(axis == source.channel_axis for axis in along):
-        return replace(result, kind=Kind.SPIKES, poolable=source.poolable)
-    return result
+    if factor is None or not along_channels(view, index, factor):
+        return result
+    return replace(result, kind=source.kind, poolable=source.poolable)
 
 
 @rule("MatMul")

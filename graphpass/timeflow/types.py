@@ -28,7 +28,8 @@ class TimeType:
             folded there. None when the tensor does not carry the batch.
         channel_axis: the axis of the channels; None when it is lost.
         poolable: a maximum over any axis but the channel axis commutes with the mean
-            over time, because the amplitude varies along the channel axis only.
+            over time, because it is one train times an amplitude, plus a constant where it
+            is a current, which both vary along the channel axis only.
         inner: elements on the batch axis per sample, when a Reshape merged axes into it.
     """
 

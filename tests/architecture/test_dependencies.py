@@ -33,11 +33,14 @@ LAYERS = (
     {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
     {"passes", "calibration", "plan"},
+    {"candidates"},
     {"charging", "fanout", "grids", "work"},
     {"neurons"},
+    {"curves"},
+    {"timeflow"},
     {
-        *("activation", "dialect", "editing", "model", "shape_inference", "shape_values"),
-        *("timeflow", "weights"),
+        *("activation", "dialect", "editing", "model", "regions", "shape_inference"),
+        *("dialect_bodies", "shape_values", "weights"),
     },
     {"batch"},
 )

@@ -93,7 +93,7 @@ BLOCKED = """g (float[N,3] x) => (float[N,3] y) {
     r1 = Relu(x)
     a = MatMul(r1, w)
     r2 = Relu(a)
-    [the_sigmoid] b = Sigmoid(r2)
+    [the_softmax] b = Softmax(r2)
     c = MatMul(b, w)
     r3 = Relu(c)
     y = MatMul(r3, w)
@@ -109,11 +109,11 @@ def test_unsupported_operator_between_neurons(
         assert result.exit_code == 2
         assert result.stdout == ""
         *table, error = result.stderr.splitlines()
-        assert error.startswith("error: ann.onnx: Sigmoid node 'the_sigmoid' is not linear")
+        assert error.startswith("error: ann.onnx: Softmax node 'the_softmax' is not linear")
         text = "\n".join(table)
         for name, verdict in (("r1", "kept"), ("r2", "converted"), ("r3", "converted")):
             assert any(name in line and verdict in line for line in table)
-        assert "Sigmoid" in text
+        assert "Softmax" in text
         assert "refused" in text
     assert [p.name for p in tmp_path.iterdir()] == ["ann.onnx"]
 
@@ -138,7 +138,7 @@ def test_names_with_terminal_escapes(
         assert "\x07" not in shown.output
         assert "[bold]" in shown.output  # a name is shown as it is, not as markup
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: ann.onnx: Sigmoid node '")
+    assert last.startswith("error: ann.onnx: Softmax node '")
     keep = cli("convert", ann, "-o", tmp_path / "snn.onnx", "--steps", 4, "--keep", "z" + evil)
     assert one_line_error(keep)
 

@@ -16,24 +16,19 @@ FORMS = ("matmul", "sorted", "counts")
 
 #: Files that convert. A file may move here; one that leaves is a regression.
 CONVERTS = frozenset(
-    """acasxu_1_1 autoencoder1d blazeface_front cartpole cct_16 cgan_32_upsample fastestdet
-    hand_landmark keras_mlp light_resnet50 light_shufflenet light_vgg19 marabou_cifar_large
-    mnist_cntk mnist_fc_256x4 oww_alexa pensieve_mid qonnx_espcn_float road_seg_adas rten_mnist
-    super_resolution ultraface_rfb320 unet_simp_small vit_pgd vnn_cifar_base vnn_resnet_4b
-    winml_image_classifier yunet_n_320""".split()
+    """acasxu_1_1 autoencoder1d blazeface_front cartpole cct_16 cgan_32_upsample eran_sigmoid_6x200
+    esp_stream fastestdet hand_landmark keras_mlp light_resnet50 light_shufflenet light_vgg19
+    marabou_cifar_large mnist_cntk mnist_fc_256x4 oww_alexa pensieve_mid qonnx_espcn_float
+    road_seg_adas rten_mnist super_resolution ultraface_rfb320 unet_simp_small vit_pgd
+    vnn_cifar_base vnn_resnet_4b winml_image_classifier yunet_n_320""".split()
 )
 #: Files that convert when islands are allowed, with a word of why not without.
 ISLANDS = {
     "candy_style": "InstanceNormalization",
-    "esp_stream": "Sigmoid",
     "ppocr_cls": "HardSigmoid",
     "selfie_segmentation": "Sigmoid",
     "silero_vad_16k": "has a body that reads spikes",
     "tbefn_180": "Mul",
-}
-#: Files that cannot, with a word of the reason.
-REFUSED = {
-    "eran_sigmoid_6x200": "has no activation to convert (only Sigmoid)",
 }
 #: Seconds for one pass: these get one sample, and one form.
 HEAVY = frozenset(
@@ -42,7 +37,7 @@ HEAVY = frozenset(
 )
 #: ONNX Runtime runs it only as graphpass lowers it: see test_quantised_networks.py.
 ELSEWHERE = frozenset({"qonnx_espcn_quant"})
-NAMES = sorted(CONVERTS | set(REFUSED) | set(ISLANDS))
+NAMES = sorted(CONVERTS | set(ISLANDS))
 #: Largest input where it is not 1; on nearly constant images InstanceNormalization divides
 #: rounding errors by next to nothing.
 SCALE = {"candy_style": 255}
@@ -100,14 +95,12 @@ def test_corpus_file(name: str, index: dict[str, Any], shared_data: Path, tmp_pa
         assert name not in CONVERTS, result
         assert result.startswith(f"{ann.name}: ")
         assert result.isprintable()
-        assert {**REFUSED, **ISLANDS}.get(name, "") in result
-        assert ("--islands allow" in result) is (name in ISLANDS)
+        assert ISLANDS[name] in result
+        assert "--islands allow" in result
         assert list(tmp_path.iterdir()) == []
     islands = "allow" if name in ISLANDS else "forbid"
     if name in ISLANDS:
         result = _outcome(ann, tmp_path / "counts.onnx", data, form="counts", islands=islands)
-    if name in REFUSED:
-        return
     assert isinstance(result, Conversion), result
     assert any(verdict.status == "island" for verdict in result.activations) is (name in ISLANDS)
     for form in ("counts",) if heavy else FORMS:

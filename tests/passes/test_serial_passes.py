@@ -181,3 +181,16 @@ def test_verify_refuses_serial_neurons(form: str, serial: Make, tmp_path: Path) 
     for pair in (("counts", form), (form, "counts")):
         with pytest.raises(ModelError, match=r"not sorted.*evaluate"):
             verify(*(tmp_path / f"{name}.onnx" for name in pair), data)
+
+
+def test_neurons_behind_functions_are_refused(write_model, tmp_path):
+    k = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
+    ann = write_model(
+        "g (float[N,3,4,4] x) => (float[N,3,4,4] y)"
+        " { a = Conv (x, k) b = Tanh (a) c = Conv (b, k) d = Tanh (c) y = Conv (d, k) }",
+        {"k": k},
+    )
+    data = [{"x": np.ones((2, 3, 4, 4), np.float32)}]
+    with pytest.raises(ModelError, match=r"cannot stand for 'd', which is no rectifier.*--keep"):
+        convert(ann, tmp_path / "snn.onnx", steps=4, data=data, method="qcfs")
+    assert not (tmp_path / "snn.onnx").exists()

@@ -36,7 +36,8 @@ class Case:
         shape: shape of x; "N" is the batch, "W" another size that is not known.
         batch: where the batch lies in y.
         channel: where the channels lie in y.
-        spikes: does a poolable train stay one?
+        spikes: does a poolable train stay poolable?
+        offset: is it a train plus a constant then?
         at: axis of x's channels.
         weights: shapes or values of constants.
         static: shapes of other inputs that are the same at every step.
@@ -52,6 +53,7 @@ class Case:
     batch: int | None = 0
     channel: int | None = 1
     spikes: bool = False
+    offset: bool = False
     at: int | None = 1
     weights: dict[str, Any] = field(default_factory=dict)
     static: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
@@ -182,6 +184,19 @@ def are_trains(y: Array, channel_axis: int | None) -> bool:
     )
 
 
+def maximum_commutes(y: Array, batch_axis: int | None, channel_axis: int | None) -> None:
+    """What poolable promises for [T, ...]: the mean of the maxima is the maximum of the means."""
+    kept = {0} | {axis + 1 for axis in (batch_axis, channel_axis) if axis is not None}
+    axes = tuple(axis for axis in range(y.ndim) if axis not in kept)
+    means = y.mean(axis=0, keepdims=True)
+    np.testing.assert_allclose(
+        y.max(axis=axes, keepdims=True).mean(axis=0, keepdims=True),
+        means.max(axis=axes, keepdims=True),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
 class FlowBench:
     """What the tests of time flow work with."""
 
@@ -190,6 +205,9 @@ class FlowBench:
 
     def are_trains(self, y: Array, channel_axis: int | None) -> bool:
         return are_trains(y, channel_axis)
+
+    def maximum_commutes(self, y: Array, batch: int | None, channel: int | None) -> None:
+        maximum_commutes(y, batch, channel)
 
     def model(self, text: str, opset: int = 17) -> Model:
         header = f'<ir_version: 8, opset_import: ["": {opset}, "graphpass": 1, "other": 1]>'

@@ -25,6 +25,7 @@ def case(op: str, shape: tuple[Any, ...] = IMAGE, **more: Any) -> dict[str, Any]
 
 
 TRAIN = {"spikes": True}
+OFFSET = {"spikes": True, "offset": True}
 BY2 = f32(1, 1, 2, 1.5)
 NORM = {"weights": {"s": (3,), "b": (3,), "m": (3,), "v": (3,)}}
 POOL = "<kernel_shape = [2, 2]>"
@@ -39,8 +40,10 @@ LINEAR = [
     case("Cast <to = 11> (x)", **TRAIN),
     case("Cast <to = 1> (x)", opset=8, **TRAIN),
     # sums
-    case("Add (x, k)", weights={"k": (3, 1, 1)}),
-    case("Add (k, x)", weights={"k": (1,)}, opset=8),
+    case("Add (x, k)", weights={"k": (3, 1, 1)}, **OFFSET),
+    case("Add (k, x)", weights={"k": (1,)}, opset=8, **OFFSET),
+    case("Add (x, k)", weights={"k": (4, 4)}),
+    case("Sub (x, k)", weights={"k": (3, 1, 1)}, **OFFSET),
     case("Add (x, z)", static={"z": IMAGE}),
     case("Add (x, z)", ROWS, at=2, channel=2, static={"z": ("N", 1, 6)}),
     case("Add (x, k)", ("N", 3), batch=1, channel=2, weights={"k": (2, 1, 3)}),
@@ -263,8 +266,10 @@ def test_spikes(bench, given):
     )
     assert found.poolable is case.spikes
     if case.spikes:
-        assert found.kind is Kind.SPIKES
-        assert bench.are_trains(steps.by_step(steps.trains(), case.batch), case.channel)
+        assert found.kind is (Kind.CURRENT if case.offset else Kind.SPIKES)
+        y = steps.by_step(steps.trains(), case.batch)
+        assert case.offset or bench.are_trains(y, case.channel)
+        bench.maximum_commutes(y, case.batch, case.channel)
     steps.mean_commutes(steps.trains(), case.batch)
 
 
