@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphpass.calibration.extremes import record_extremes
-from graphpass.calibration.measuring import Measuring
+from graphpass.calibration.measuring import Measuring, Training
 from graphpass.model import infer_shapes, load
 from graphpass_runtime.data import open_data
 from graphpass_runtime.session import Session
@@ -27,7 +27,8 @@ def test_over_all_batches_and_positions(write_model: Callable[..., Path], batch:
         return Session(content, provider="cpu", threads=1)
 
     data = open_data([{"x": x}], Session(model_bytes(write_model)).inputs)
-    measuring = Measuring(data, batch, 1, open_session, lambda _t, _n: lambda _done: None)
+    silent, training = (lambda _t, _n: lambda _done: None), Training(1, 0, None)
+    measuring = Measuring(data, batch, 1, open_session, silent, training)
     found = record_extremes(model, {"a": 1, "y": None}, measuring)
     np.testing.assert_array_equal(found["a"][0], (-x).min(axis=(0, 2)))
     np.testing.assert_array_equal(found["a"][1], (-x).max(axis=(0, 2)))
