@@ -32,13 +32,17 @@ def build(
         neuron: its record.
         source: time type of its current.
         region: from the current to what DA-QCFS reads.
-        rows: of the matrix that charges: T equal ones as in the paper, or one.
+        rows: of the matrix that charges: as many equal ones as there are time-steps, as in
+            the paper, or one.
     """
-    current, levels, name = region.source, neuron.levels, neuron.name
+    current, name, slots = region.source, neuron.name, folding.slots(model, neuron)
     shape = list(current.shape)
     assert source.batch_axis is not None, "time flow refuses neurons without a batch"
-    crossings = _along(_crossings(model, neuron, region), shape, source.batch_axis, neuron)
-    number, amplitude = node.inputs[4], node.inputs[3]
+    crossings = _crossings(model, neuron, region)
+    never = np.full((slots - neuron.levels, crossings.shape[1]), np.inf, np.float32)
+    crossings = _along(np.concatenate([crossings, never]), shape, source.batch_axis, neuron)
+    amplitude = folding.post_threshold(model, neuron, node.inputs[3], slots)
+    number = node.inputs[4]
     apart = folding.split(model, name, shape, source, rows if source.varies else 1)
     back = folding.unfolded(model, name, shape, source)
     node.inputs = [
@@ -49,10 +53,11 @@ def build(
     ]
     if source.varies:
         node.op = dialect.STAIRCASE_SPIKES
-        charging = np.ones((rows, levels), np.float32)
+        # Divided by the levels, this gives the mean.
+        charging = np.full((rows, slots), neuron.levels / slots, np.float32)
         node.inputs += [
             editing.constant(model, f"{name}/charging", charging),
-            folding.split(model, name, shape, source, levels),
+            folding.split(model, name, shape, source, slots),
         ]
     else:
         node.op = dialect.STAIRCASE_SPIKES_STATIC
@@ -88,7 +93,8 @@ def _along(crossings: Array, shape: Shape, batch_axis: int, neuron: Neuron) -> A
 def crossings_of(node: gs.Node, neuron: Neuron) -> Array:
     """Level crossings ``[T, C]`` of a node that `build` made, in ascending order."""
     beside = np.asarray(editing.values(node.inputs[1]), np.float32)
-    return np.moveaxis(beside, neuron.batch_axis, 0).reshape(neuron.levels, -1)[::-1]
+    by_step = np.moveaxis(beside, neuron.batch_axis, 0)
+    return by_step.reshape(len(by_step), -1)[::-1][: neuron.levels]
 
 
 def potential(currents: Array, crossings: Array, channel_axis: int | None) -> Array:

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
 from graphpass.model import Model
-from graphpass.neurons import Carrier, Neuron, staircase
+from graphpass.neurons import Carrier, Neuron, folding, staircase
 from graphpass.passes.base import Pass
 from graphpass.regions import Region, find_regions, region_up_to
 from graphpass.timeflow import TimeFlow, TimeType
@@ -49,7 +49,7 @@ class EmitSpikes(Pass):
                     self._build(model, node, records[name], source)
                 else:
                     region = _function(model, node, regions)
-                    rows = 1 if self._one_row else records[name].levels
+                    rows = 1 if self._one_row else folding.slots(model, records[name])
                     staircase.build(model, node, records[name], source, region, rows)
                 count += 1
         model.note(neurons=tuple(records.values()))
