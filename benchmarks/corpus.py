@@ -71,6 +71,8 @@ _FIXED = {
         "sr": np.array(16000, np.int64),
     }
 }
+#: Inputs of files that ONNX Runtime cannot run as they are, and the index does not know.
+_UNLISTED = {"qonnx_espcn_quant": {"x.7": ["tensor(float)", [1, 3, 128, 128]]}}
 #: What stands for free dimensions where 1 does not run.
 _FREE = {"ppocr_cls": (1, 3, 48, 192)}
 
@@ -123,11 +125,17 @@ def _convert(
     errors, equal, neurons = [], True, 0
     with tempfile.TemporaryDirectory() as scratch:
         for steps in _STEPS:
-            snn = Path(scratch) / f"{steps}.onnx"
-            done = convert(ann, snn, steps=steps, data=data, form=_FORM, islands=islands)
+            snn, stages = Path(scratch) / f"{steps}.onnx", Path(scratch) / "stages"
+            done = convert(
+                *(ann, snn),
+                **{"steps": steps, "data": data, "form": _FORM, "islands": islands},
+                stages=stages,
+            )
             neurons = len(done.record.neurons)
             equal &= verify(ann, snn, heldout[:2]).equal
-            errors.append(_distance(ann, snn, heldout))
+            lowered = ann.stem in _UNLISTED  # ONNX Runtime runs it as graphpass spells it
+            reference = stages / "0-normalised.onnx" if lowered else ann
+            errors.append(_distance(reference, snn, heldout))
     return neurons, "equal" if equal else "NOT EQUAL", errors
 
 
@@ -148,7 +156,7 @@ def _data(
     folder: Path, name: str, entry: Mapping[str, Any], samples: int
 ) -> tuple[list[Feeds], list[Feeds], str]:
     """Calibration inputs, held-out inputs of one sample each, and where they are from."""
-    inputs = entry.get("inputs") or {"inp.1": ["tensor(float)", [1, 1, 32, 32]]}
+    inputs = entry.get("inputs") or _UNLISTED[name]
     shapes = {
         key: [size if isinstance(size, int) else _FREE.get(name, (1,) * 9)[axis]
               for axis, size in enumerate(shape)]
