@@ -32,12 +32,12 @@ LAYERS = (
     {"diagnosis"},
     {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
-    {"passes", "calibration", "plan"},
+    {"passes", "calibration", "consistency", "plan"},
     {"charging", "fanout", "grids", "work"},
     {"neurons"},
     {
-        *("activation", "dialect", "editing", "model", "shape_inference", "shape_values"),
-        *("timeflow", "weights"),
+        *("activation", "admission", "dialect", "editing", "model", "shape_inference"),
+        *("shape_values", "timeflow", "weights"),
     },
     {"batch"},
 )
