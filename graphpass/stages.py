@@ -39,7 +39,7 @@ from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.split_fused import SplitFused
 from graphpass.passes.widen_precision import WidenPrecision
-from graphpass.plan import Activation, Plan
+from graphpass.plan import Plan, recorded_verdicts
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
@@ -201,8 +201,7 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
 
 def converted(model: Model) -> list[str]:
     """Names of the activations that become, or are, neurons, from stage 1 on."""
-    assert model.record is not None, "stage 1 has verdicts"
-    return [str(v["name"]) for v in model.record.activations if v["status"] == "converted"]
+    return [verdict.name for verdict in recorded_verdicts(model) if verdict.status == "converted"]
 
 
 def unbounded(model: Model, names: Collection[str]) -> list[str]:
@@ -236,16 +235,17 @@ def _note_thresholds(model: Model) -> None:
     assert model.record is not None, "stage 2 has a record"
     neurons = {neuron.name: neuron for neuron in model.record.neurons}
     verdicts = []
-    for values in model.record.activations:
-        verdict = Activation(**values)
-        if (neuron := neurons.get(verdict.name)) is not None:
-            verdict = replace(
-                verdict,
-                channels=neuron.channels,
-                threshold_min=float(neuron.threshold.min()),
-                threshold_max=float(neuron.threshold.max()),
-            )
-        verdicts.append(verdict.to_json())
+    for verdict in recorded_verdicts(model):
+        if (neuron := neurons.get(verdict.name)) is None:
+            verdicts.append(verdict.to_json())
+            continue
+        measured = replace(
+            verdict,
+            channels=neuron.channels,
+            threshold_min=float(neuron.threshold.min()),
+            threshold_max=float(neuron.threshold.max()),
+        )
+        verdicts.append(measured.to_json())
     model.note(activations=tuple(verdicts))
 
 

@@ -141,11 +141,17 @@ class Neuron:
         Raises:
             KeyError, TypeError, ValueError: when a field is missing or malformed.
         """
-        arrays = {
-            key: np.asarray(values[key], np.float32) for key in ("threshold", "shift", "amplitude")
-        }
+        with np.errstate(over="ignore"):
+            arrays = {
+                key: np.asarray(values[key], np.float32)
+                for key in ("threshold", "shift", "amplitude")
+            }
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("threshold, shift or amplitude is not finite")
         if any(a.ndim != 1 or a.shape != arrays["threshold"].shape for a in arrays.values()):
             raise ValueError("threshold, shift and amplitude differ in shape")
+        if any(not {"op", "attrs"} <= set(pool) for pool in values["pools"]):
+            raise ValueError("a pool lacks its operator or attributes")
         axis, trained = values["channel_axis"], values["trained_levels"]
         return cls(
             name=str(values["name"]),
@@ -261,6 +267,17 @@ class FileRecord:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def not_finite(self) -> str | None:
+        """What of the numbers is infinite or no number, if anything: it cannot be written."""
+        for neuron in self.neurons:
+            for key in ("threshold", "shift", "amplitude"):
+                if not np.isfinite(getattr(neuron, key)).all():
+                    return f"the {key} of '{neuron.name}'"
+        for name, ends in self.ranges.items():
+            if not np.isfinite(ends).all():
+                return f"the range of '{name}'"
+        return None
+
     def to_props(self) -> dict[str, str]:
         """The record as ONNX metadata entries, the same bytes for the same record."""
         values: dict[str, Any] = {
@@ -315,7 +332,10 @@ class FileRecord:
                 neurons=tuple(Neuron.from_json(item) for item in _load(own, "neurons", list) or ()),
                 calibration=_load(own, "calibration", dict) or {},
                 preprocess=_load(own, "preprocess", dict),
-                batch_norms=_load(own, "batch_norms", dict) or {},
+                batch_norms={
+                    name: {key: [float(v) for v in values] for key, values in dict(m).items()}
+                    for name, m in (_load(own, "batch_norms", dict) or {}).items()
+                },
                 peak_elements=_load(own, "peak_elements", int),
                 states=tuple(State.from_json(item) for item in _load(own, "states", list) or ()),
                 precision=own.get("precision"),
@@ -339,10 +359,17 @@ def _dump(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not finite")
+    return value
+
+
 def _load(own: Mapping[str, str], key: str, kind: type) -> Any:
     if key not in own:
         return None
-    value = json.loads(own[key])
+    value = json.loads(own[key], parse_constant=_finite, parse_float=_finite)
     if not isinstance(value, kind):
         raise TypeError(f"{key} is not a {kind.__name__}")
     return value
