@@ -276,6 +276,9 @@ class FileRecord:
         for name, ends in self.ranges.items():
             if not np.isfinite(ends).all():
                 return f"the range of '{name}'"
+        for name, mean in self.means.items():
+            if not np.isfinite(mean).all():
+                return f"the mean of '{name}'"
         return None
 
     def to_props(self) -> dict[str, str]:
@@ -359,7 +362,7 @@ def _dump(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not finite")
@@ -369,7 +372,7 @@ def _finite(text: str) -> float:
 def _load(own: Mapping[str, str], key: str, kind: type) -> Any:
     if key not in own:
         return None
-    value = json.loads(own[key], parse_constant=_finite, parse_float=_finite)
+    value = json.loads(own[key], parse_constant=_number, parse_float=_number)
     if not isinstance(value, kind):
         raise TypeError(f"{key} is not a {kind.__name__}")
     return value

@@ -87,7 +87,7 @@ def _reshape(model: Model, node: gs.Node, kind: TimeType, found: int | None, siz
 def _expand(model: Model, node: gs.Node, kind: TimeType, size: int) -> bool:
     """1 keeps the batch as it is."""
     target, before = editing.values(node.inputs[1]), node.inputs[0].shape
-    if target is None or before is None or kind.batch_axis is None:
+    if target is None or target.ndim != 1 or before is None or kind.batch_axis is None:
         return False
     place = kind.batch_axis + target.size - len(before)
     if place < 0 or target[place] != size * kind.inner:

@@ -189,7 +189,7 @@ def test_branch_that_data_decides_stays(bench):
     bench.same_outputs(proto, model)
 
 
-BRANCHES = """agraph (float[N,2,3] x) => (float[N,6] y) <bool c = {1}> {
+ALIKE = """agraph (float[N,2,3] x) => (float[N,6] y) <bool c = {1}> {
     a = Neg (x)
     b = If (c) <
         then_branch = g () => (float[N,6] t) { t = Flatten (a) },
@@ -201,7 +201,7 @@ BRANCHES = """agraph (float[N,2,3] x) => (float[N,6] y) <bool c = {1}> {
 
 @pytest.mark.parametrize("other", ["z = Abs (a) e = Flatten (z)", "e = Flatten (a)"])
 def test_branch_that_is_never_taken_reads_nothing(bench, other):
-    model = bench.changed(FoldConstants, BRANCHES.replace("z = Abs (a) e = Flatten (z)", other))
+    model = bench.changed(FoldConstants, ALIKE.replace("z = Abs (a) e = Flatten (z)", other))
     assert bench.ops(model) == ["Neg", "Flatten", "Abs"]
     negated = model.graph.nodes[0].outputs[0]
     assert [reader.op for reader in negated.outputs] == ["Flatten"]

@@ -165,3 +165,15 @@ def test_what_may_mix_samples_keeps_its_batch_size(bench, body, out):
 )
 def test_no_common_literal_size(bench, text):
     bench.unchanged(FreeBatch, f"agraph {text}")
+
+
+def test_target_that_is_no_vector_stays(bench):
+    """ONNX Runtime refuses it; the pass only must not stumble."""
+    proto = bench.proto(
+        "agraph (float[1,2,3] x) => (float[1,6] y) <int64[2] t = {1, 6}>"
+        " { a = Neg (x) y = Reshape (a, t) }"
+    )
+    proto.graph.initializer[0].dims[:] = [1, 2]
+    model = bench.model(proto)
+    FreeBatch()(model)
+    assert targets(model) == [[[1, 6]]]
