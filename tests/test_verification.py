@@ -346,3 +346,24 @@ def test_output_without_a_batch_axis(
     y = bare_run(tmp_path / "snn.onnx", {"x": x})["y"]
     np.testing.assert_allclose(y, bare_run(ann, {"x": x})["y"], atol=0.02)
     assert verify(ann, tmp_path / "snn.onnx", [{"x": x}]).equal
+
+
+@pytest.mark.parametrize("change", ["shape", "number"])
+def test_other_outputs_than_the_reference_are_refused(
+    change: str, files: dict[str, Path], digits_npz: tuple[Path, Path], tmp_path: Path
+) -> None:
+    proto = onnx.load(files["matmul"])
+    if change == "shape":
+        mean = next(node for node in proto.graph.node if node.op_type == "MeanOverTime")
+        (flat,) = (node for node in proto.graph.node if node.op_type == "Flatten")
+        mean.input[0] = flat.output[0]
+        del proto.graph.output[0].type.tensor_type.shape.dim[:]
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_param="N")
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_value=128)
+    else:
+        extra = onnx.helper.make_tensor_value_info("extra", 1, ["N", 10])
+        proto.graph.output.append(extra)
+        proto.graph.node.append(onnx.helper.make_node("Neg", ["logits"], ["extra"]))
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="outputs of other shapes"):
+        verify(files["ann"], tmp_path / "other.onnx", digits_npz[1])
