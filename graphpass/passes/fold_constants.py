@@ -89,11 +89,6 @@ def _try_bypass(model: Model, node: gs.Node) -> bool:
     return True
 
 
-def _inner(model: Model) -> list[gs.Node]:
-    """The nodes of all subgraphs."""
-    return [node for body in model.graph.subgraphs(recursive=True) for node in body.nodes]
-
-
 def _forget(nodes: Iterable[gs.Node]) -> None:
     """A branch that is never taken would go on being a reader of the tensors it captured.
 
@@ -104,6 +99,11 @@ def _forget(nodes: Iterable[gs.Node]) -> None:
             for index in reversed(range(len(tensor.outputs))):
                 if tensor.outputs[index] is node:
                     list.pop(tensor.outputs, index)
+
+
+def _inner(model: Model) -> list[gs.Node]:
+    """The nodes of all subgraphs."""
+    return [node for body in model.graph.subgraphs(recursive=True) for node in body.nodes]
 
 
 @contextmanager
