@@ -367,3 +367,20 @@ def test_other_outputs_than_the_reference_are_refused(
     onnx.save(proto, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match="outputs of other shapes"):
         verify(files["ann"], tmp_path / "other.onnx", digits_npz[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_output_that_is_not_finite_on_one_side(
+    files: dict[str, Path], digits_npz: tuple[Path, Path], tmp_path: Path
+) -> None:
+    proto = onnx.load(files["counts"])
+    (bias,) = (w for w in proto.graph.initializer if w.name == "classify.bias")
+    array = onnx.numpy_helper.to_array(bias).copy()
+    array[3] = np.inf
+    bias.CopyFrom(onnx.numpy_helper.from_array(array, bias.name))
+    onnx.save(proto, tmp_path / "infinite.onnx")
+    result = verify(files["matmul"], tmp_path / "infinite.onnx", digits_npz[1])
+    assert result.max_abs_diff == np.inf
+    assert result.to_json()["max_abs_diff"] is None
+    same = verify(tmp_path / "infinite.onnx", tmp_path / "infinite.onnx", digits_npz[1])
+    assert same.max_abs_diff == 0
