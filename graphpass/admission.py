@@ -7,7 +7,8 @@ the standard gives them, shapes fit together, and every weight holds the data th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ from google.protobuf.message import Message
 
 from graphpass_runtime.errors import GraphpassError, ModelError
 
+_MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
 _SMALL_BYTES = 1024  # a weight of this size may be a shape, which the inference wants to see
 
 
@@ -31,6 +33,7 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
     Raises:
         ModelError: it is not valid, or a weight does not hold what it announces.
     """
+    check_functions(proto, path)
     if (text := _undecodable(proto)) is not None:
         raise ModelError(
             f"{text} is not UTF-8",
@@ -60,6 +63,20 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
             ) from refusal
 
 
+def check_functions(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse functions that nobody could write out: a few lines may ask for any number of nodes.
+
+    Raises:
+        ModelError: they stand for too many nodes, or call each other in a circle.
+    """
+    if _expanded(proto) > _MOST_NODES:
+        raise ModelError(
+            f"its functions stand for more than {_MOST_NODES:,} nodes",
+            where=str(path),
+            remedy="export the model without functions",
+        )
+
+
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose larger weights are inputs: checking it costs the same at any size."""
     light = onnx.ModelProto()
@@ -87,7 +104,13 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Nodes of the graph, of its subgraphs, and of functions."""
-    waiting = [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+    yield from _with_inner(proto.graph.node)
+    for function in proto.functions:
+        yield from _with_inner(function.node)
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         yield node
@@ -106,6 +129,23 @@ def first_line(error: BaseException) -> str:
     """What an error of a library says, in short."""
     text = str(error).strip().splitlines()
     return text[0][:200] if text else type(error).__name__
+
+
+def _expanded(proto: onnx.ModelProto) -> float:
+    """Number of nodes when every function is written out."""
+    calls = {(f.domain, f.name): _calls(f.node) for f in proto.functions}
+    sizes: dict[tuple[str, str], float] = {}
+    try:
+        own = {key: set(called) & set(calls) for key, called in calls.items()}
+        for key in TopologicalSorter(own).static_order():
+            sizes[key] = sum(sizes.get(call, 1.0) for call in calls[key])
+    except CycleError:
+        return math.inf
+    return sum(sizes.get(call, 1.0) for call in _calls(proto.graph.node))
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> list[tuple[str, str]]:
+    return [(node.domain, node.op_type) for node in _with_inner(nodes)]
 
 
 def _undecodable(message: Message) -> str | None:

@@ -25,13 +25,8 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphpass import dialect, shape_inference
-from graphpass.admission import (
-    admit,
-    all_nodes,
-    dangling_attribute,
-    first_line,
-)
+from graphpass import admission, dialect, shape_inference
+from graphpass.admission import first_line
 from graphpass_runtime.errors import ModelError, OutputError
 from graphpass_runtime.metadata import PREFIX, FileRecord
 
@@ -122,6 +117,21 @@ def load(path: str | os.PathLike[str]) -> Model:
     return from_proto(proto, name=path.name, file=path)
 
 
+def check_before_running(path: str | os.PathLike[str]) -> None:
+    """Refuse what would keep ONNX Runtime busy for ever while it only loads.
+
+    For commands that run a file without compiling it. Other damage is for ONNX Runtime to find.
+
+    Raises:
+        ModelError: see `admission.check_functions`.
+    """
+    try:
+        proto = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except (DecodeError, OSError):
+        return
+    admission.check_functions(proto, Path(path))
+
+
 def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None = None) -> Model:
     """Take a loaded protobuf into the editing view. The protobuf is used up.
 
@@ -153,7 +163,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
             remedy="export the model again with an opset in this range",
         )
     if file is not None:
-        admit(proto, file)
+        admission.admit(proto, file)
     _read_as_opset_8(proto)
     try:
         proto = _without_functions(proto)
@@ -163,10 +173,10 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
             where=name,
             remedy="inline them with onnx.inliner, or export without functions",
         ) from error
-    for element in (*all_nodes(proto), *proto.opset_import):
+    for element in (*admission.all_nodes(proto), *proto.opset_import):
         if element.domain == "ai.onnx":  # another word for the standard domain
             element.domain = ""
-    if (attribute := dangling_attribute(proto)) is not None:
+    if (attribute := admission.dangling_attribute(proto)) is not None:
         raise ModelError(
             f"attribute '{attribute}' refers to a function's, outside of any function",
             where=name,

@@ -178,3 +178,72 @@ def test_weights_are_not_copied_to_be_checked():
     assert [value.name for value in light.graph.input] == ["x", "large"]
     assert [tensor.name for tensor in proto.graph.initializer] == ["w", "large"]
     assert light.graph.node == proto.graph.node
+
+
+OWN = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+
+
+def function(name, *called):
+    """A function that calls others one after another; without any, a Relu."""
+    names = ["i", *(f"t{i}" for i in range(len(called) - 1)), "o"]
+    nodes = [
+        onnx.helper.make_node(op, [names[i]], [names[i + 1]], domain="own")
+        for i, op in enumerate(called)
+    ] or [onnx.helper.make_node("Relu", ["i"], ["o"])]
+    return onnx.helper.make_function("own", name, ["i"], ["o"], nodes, OWN)
+
+
+def calling(functions, name):
+    text = f"agraph (float[N,3] x) => (float[N,3] y) {{ y = own.{name} (x) }}"
+    proto = parse(text, domains=', "own": 1')
+    proto.functions.extend(functions)
+    return proto
+
+
+def test_functions_that_call_each_other_without_end(read):
+    refused(read, calling([function("f", "h"), function("h", "f")], "f"), "functions stand for")
+
+
+def test_functions_that_stand_for_very_many_nodes(read):
+    """Thirty functions, each calling the one before twice."""
+    chain = [function("f0"), *(function(f"f{i}", f"f{i - 1}", f"f{i - 1}") for i in range(1, 31))]
+    refused(read, calling(chain, "f30"), "more than 1,000,000 nodes")
+    assert len(read(calling(chain, "f6")).graph.nodes) == 64
+
+
+@pytest.mark.parametrize("where", ["../secret.bin", "ABSOLUTE", "link.bin", "a/../../secret.bin"])
+def test_external_data_elsewhere_is_not_read(where, tmp_path):
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(np.ones((3, 2), np.float32).tobytes())
+    folder = tmp_path / "in"
+    (folder / "a").mkdir(parents=True)
+    (folder / "link.bin").symlink_to(secret)
+    proto = parse()
+    (weight,) = proto.graph.initializer
+    weight.ClearField("float_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=where.replace("ABSOLUTE", str(secret)))
+    (folder / "ann.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="external data cannot be read"):
+        load(folder / "ann.onnx")
+
+
+def test_subgraphs_nested_deeper_than_protobuf_reads(tmp_path):
+    body = onnx.helper.make_graph([], "g", [], [onnx.helper.make_tensor_value_info("y", 1, None)])
+    content = body.SerializeToString()
+    for _ in range(200):  # a node with a graph attribute, written by hand
+        attribute = b"\x0a\x0bthen_branch\x32" + _length(content) + content
+        node = b"\x22\x02If\x2a" + _length(attribute) + attribute
+        content = b"\x0a" + _length(node) + node
+    path = tmp_path / "ann.onnx"
+    path.write_bytes(b"\x08\x08\x3a" + _length(content) + content)
+    with pytest.raises(ModelError, match="not an ONNX file, or cut short"):
+        load(path)
+
+
+def _length(content):
+    size, encoded = len(content), bytearray()
+    while size > 127:
+        encoded.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*encoded, size])
