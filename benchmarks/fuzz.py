@@ -30,7 +30,7 @@ from fuzz_target import Finding
 from mutations import mutate
 
 _SHARED = """mnist_cntk winml_image_classifier acasxu_1_1 cartpole keras_mlp cct_16 rten_mnist
-    esp_stream qonnx_espcn_float qonnx_espcn_quant selfie_segmentation vit_pgd""".split()
+    esp_stream qonnx_espcn_float qonnx_espcn_quant""".split()
 
 
 @click.command()
@@ -58,13 +58,17 @@ def main(
                 for worker in workers:
                     for number, found in worker.collect():
                         outcomes[found.outcome] += 1
+                        if outcomes.total() % 1000 == 0:
+                            print(f"{outcomes.total():,} inputs", file=sys.stderr, flush=True)
                         if found.wrong:
                             findings.append((number, found))
                             _keep(Path(keep), number, found, worker.folder)
+        except KeyboardInterrupt:
+            print("interrupted: the table is of what was done", file=sys.stderr)
         finally:
             for worker in workers:
                 worker.stop()
-    _report(count, seed, limit, outcomes, findings)
+    _report(outcomes, seed, limit, findings)
     raise SystemExit(bool(findings))
 
 
@@ -202,9 +206,9 @@ def _keep(folder: Path, number: int, finding: Finding, worker: Path) -> None:
 
 
 def _report(
-    count: int, seed: int, limit: float, outcomes: Counter[str], findings: list[tuple[int, Finding]]
+    outcomes: Counter[str], seed: int, limit: float, findings: list[tuple[int, Finding]]
 ) -> None:
-    print(f"{count} mutated inputs, seed {seed}, at most {limit:.0f} s each.\n")
+    print(f"{outcomes.total():,} mutated inputs, seed {seed}, at most {limit:.0f} s each.\n")
     print("| outcome | inputs |\n|---|---|")
     for always in ("traceback", "hang", "crash"):
         outcomes.setdefault(always, 0)

@@ -39,11 +39,17 @@ def _add_function(proto: ModelProto, rng: Rng) -> None:
     inner.CopyFrom(node)
     inner.input[:] = [f"i{i}" for i in range(len(node.input))]
     inner.output[:] = [f"o{i}" for i in range(len(node.output))]
-    depth = int(pick((1, 2, 30), rng))
+    depth, twice = int(pick((1, 2, 30), rng)), bool(rng.random() < 0.2)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
     for level in range(depth):
+        body = [inner]
+        if twice and len(inner.output) == 1:  # written out, that is a power of two
+            again = NodeProto()
+            again.CopyFrom(inner)
+            again.output[0] += "_again"
+            body.append(again)
         function = helper.make_function(
-            "own", f"f{level}", list(inner.input), list(inner.output), [inner], opsets
+            "own", f"f{level}", list(inner.input), list(inner.output), body, opsets
         )
         proto.functions.append(function)
         caller = helper.make_node(f"f{level}", inner.input, inner.output, domain="own")

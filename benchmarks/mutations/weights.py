@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from mutations.base import FLOATS, NUMBERS, Rng, any_weight, integers, mutation, pick
@@ -15,9 +18,8 @@ _PATHS = ("../outside.bin", "/etc/passwd", "link.bin", "a/../../outside.bin", ""
 def _change_values(proto: ModelProto, rng: Rng) -> None:
     """Weights that are not finite, all zero, very large or very small, or shape constants."""
     weight = any_weight(proto, rng)
-    try:
-        array = onnx.numpy_helper.to_array(weight).copy()
-    except (TypeError, ValueError):
+    array = _values(weight)
+    if array is None:
         return
     flat = array.reshape(-1)
     where = slice(None) if rng.random() < 0.3 else rng.integers(0, max(1, flat.size), 2)
@@ -53,12 +55,11 @@ def _change_type(proto: ModelProto, rng: Rng) -> None:
     if rng.random() < 0.5:
         weight.data_type = int(pick((0, 1, 6, 7, 8, 9, 10, 11, 14, 16, 17, 22, 99, -1), rng))
         return
-    try:
-        array = onnx.numpy_helper.to_array(weight)
-        with np.errstate(all="ignore"):
-            array = array.astype(pick((np.float16, np.float64, np.int64, np.int8, bool), rng))
-    except (TypeError, ValueError):
+    array = _values(weight)
+    if array is None or array.dtype.kind not in "fiub":
         return
+    with np.errstate(all="ignore"):
+        array = array.astype(pick((np.float16, np.float64, np.int64, np.int8, bool), rng))
     weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
 
 
@@ -95,3 +96,13 @@ def _change_weights(proto: ModelProto, rng: Rng) -> None:
         sparse = graph.sparse_initializer.add()
         sparse.values.CopyFrom(weight)
         sparse.dims[:] = integers(rng)
+
+
+def _values(weight: TensorProto) -> NDArray[Any] | None:
+    """What it holds, unless that lies elsewhere or an earlier mutation has spoilt it."""
+    if weight.data_location == TensorProto.EXTERNAL:
+        return None
+    try:
+        return onnx.numpy_helper.to_array(weight).copy()
+    except (KeyError, TypeError, ValueError):
+        return None
