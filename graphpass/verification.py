@@ -151,13 +151,13 @@ def verify(
         expected = left.read(batch.feeds)
         fed = right.replay(expected.counts) if strict else {}
         found = right.read({**batch.feeds, **fed})
-        _compare(result, record.neurons, expected, found, strict=strict)
-        if [a.shape for a in expected.outputs] != [b.shape for b in found.outputs]:
+        if expected.shapes() != found.shapes():
             raise ModelError(
-                "has outputs of other shapes than the reference",
+                "has layers or outputs of other shapes than the reference",
                 where=candidate.name,
                 remedy="give the files of one conversion",
             )
+        _compare(result, record.neurons, expected, found, strict=strict)
         agreed += _compare_outputs(result, expected, found)
         count = len(next(iter(expected.counts.values())))
         result.samples += count
