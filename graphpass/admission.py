@@ -10,13 +10,21 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 
 from graphpass_runtime.errors import GraphpassError, ModelError
 
 _MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
+_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_EXPERIMENTAL = frozenset(
+    """ATen Affine ConstantFill Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler
+    ParametricSoftplus Scale ScaledTanh""".split()
+)
 _SMALL_BYTES = 1024  # a weight of this size may be a shape, which the inference wants to see
 
 
@@ -40,27 +48,41 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
             where=str(path),
             remedy="check that the file is complete, or export the model again",
         )
+    layers = {name for node in all_nodes(proto) if node.op_type in _LAYERS for name in node.input}
     for weight in _weights(proto):
-        if (problem := _damage(weight)) is not None:
+        if (problem := _damage(weight, finite=weight.name in layers)) is not None:
             raise ModelError(
                 f"weight '{weight.name}' {problem}",
                 where=str(path),
                 remedy="export or download the model again",
             )
-    try:
-        onnx.checker.check_model(without_weights(proto), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError,
-            RuntimeError) as error:  # fmt: skip
+    if (problem := _checker_says(proto)) is not None:
         from graphpass_runtime.loading import ModelSource
 
         try:
             ModelSource(path, "cpu", None, threads=1).create()
         except GraphpassError as refusal:
             raise ModelError(
-                f"is not valid ONNX ({first_line(error)})",
+                f"is not valid ONNX ({problem})",
                 where=str(path),
                 remedy="export it again, or mend what onnx.checker names",
             ) from refusal
+
+
+def _checker_says(proto: onnx.ModelProto) -> str | None:
+    """What is not valid; None where nothing is."""
+    if any(node.op_type in _EXPERIMENTAL and not node.domain for node in all_nodes(proto)):
+        return "holds experimental operators"  # which the checker only prints a line about
+    try:
+        onnx.checker.check_model(without_weights(proto), full_check=True)
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        return first_line(error)
+    return None
 
 
 def check_functions(proto: onnx.ModelProto, path: Path) -> None:
@@ -178,16 +200,18 @@ def _weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from graph.initializer
 
 
-def _damage(weight: onnx.TensorProto) -> str | None:
-    """What is wrong with a tensor, without reading its values where they are raw."""
+def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
+    """What is wrong with a tensor; one at a time is read.
+
+    Infinity has its uses, as a mask or the lack of a bound, but not where `finite` is asked for.
+    """
     if any(size < 0 for size in weight.dims):
         return f"has the sizes {list(weight.dims)}"
     if weight.data_type == onnx.TensorProto.STRING:
         return None
     try:
         if not weight.HasField("raw_data"):
-            onnx.numpy_helper.to_array(weight)
-            return None
+            return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
     except (KeyError, TypeError, ValueError) as error:
         return f"cannot be read ({first_line(error)})"
@@ -195,7 +219,14 @@ def _damage(weight: onnx.TensorProto) -> str | None:
     expected = -(-math.prod(weight.dims) * bits // 8)
     if len(weight.raw_data) != expected:
         return f"holds {len(weight.raw_data)} bytes, where its type and sizes need {expected}"
-    return None
+    return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
+
+
+def _not_a_number(array: NDArray[Any], *, finite: bool) -> str | None:
+    if array.dtype.kind != "f":
+        return None
+    bad = ~np.isfinite(array) if finite else np.isnan(array)
+    return "holds values that are not finite" if bad.any() else None
 
 
 _BITS = {

@@ -1,4 +1,4 @@
-"""Whether a stage file's description of its neurons fits its graph.
+"""Whether a network makes sense, and a stage file's description of it fits its graph.
 
 A conversion carries on from what the metadata says, and metadata can be edited, damaged, or
 left behind by a tool that rewrote the graph.
@@ -32,6 +32,7 @@ def check_stage_file(model: Model) -> None:
     """
     record = model.record
     assert record is not None, "a stage file has a record"
+    editing.tidy(model)  # neurons that no output hangs on are none
     nodes = [n for n in model.graph.nodes if editing.is_dialect(n, *_FUNCTIONS[record.stage])]
     for node in nodes:
         constants = [editing.values(tensor) for tensor in node.inputs[1:]]
@@ -48,6 +49,7 @@ def check_stage_file(model: Model) -> None:
     if not names or len(set(names)) != len(names) or not set(names) <= set(written):
         raise _unfit(model, "it names other neurons")
     infer_shapes(model)
+    check_sizes(model)
     flow = infer(model, names, islands=any(v.status == "island" for v in verdicts))
     if flow.refused:
         raise ModelError(str(flow.refused[0]), where=model.name)
@@ -55,6 +57,25 @@ def check_stage_file(model: Model) -> None:
         _check_axes(model, neuron, written[neuron.name], flow.types[neuron.name])
         if record.steps is None or not 1 <= neuron.levels <= record.steps:
             raise _unfit(model, f"neuron '{neuron.name}' has {neuron.levels} levels")
+
+
+def check_sizes(model: Model) -> None:
+    """Refuse a network that computes tensors without elements.
+
+    Nothing can be measured on it, and ONNX Runtime may divide by their size and take the
+    process with it.
+
+    Raises:
+        ModelError: a size is zero.
+    """
+    for node in model.graph.nodes:
+        for tensor in node.outputs:
+            if 0 in (tensor.shape or ()):
+                raise ModelError(
+                    f"{editing.describe(node)} writes a tensor of sizes {tensor.shape}",
+                    where=model.name,
+                    remedy="check the size of the network's inputs",
+                )
 
 
 def _check_axes(model: Model, neuron: Neuron, node: gs.Node, kind: TimeType) -> None:

@@ -16,6 +16,7 @@ from graphpass.activation import upper_bound
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_currents
 from graphpass.calibration.rules import Calibration
+from graphpass.consistency import check_sizes
 from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable, read_by_layers
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
@@ -51,7 +52,11 @@ _FOLDS = [FoldConstants(), LowerQuant(), FoldShapes(), FoldConstants(), FoldShap
 def normalise(
     model: Model, preprocess: dict[str, Any] | None = None, rounded_currents: str = "spike"
 ) -> None:
-    """Stage 0: one spelling for each thing."""
+    """Stage 0: one spelling for each thing.
+
+    Raises:
+        ModelError: the network computes tensors without elements.
+    """
     model.record = FileRecord(Stage.NORMALISED, preprocess=preprocess)
     infer_shapes(model)
     run_all(
@@ -71,6 +76,7 @@ def normalise(
             MoveActivation(),
         ],
     )
+    check_sizes(model)
 
 
 def bound(model: Model, plan: Plan, maxima: Mapping[str, NDArray[np.float32]]) -> None:

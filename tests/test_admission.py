@@ -1,5 +1,7 @@
 """Files that are not valid are refused before any pass sees them; what runs is let through."""
 
+import contextlib
+
 import numpy as np
 import onnx
 import pytest
@@ -247,3 +249,29 @@ def _length(content):
         encoded.append(size & 127 | 128)
         size >>= 7
     return bytes([*encoded, size])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weight_of_a_layer_that_is_not_finite(value, read):
+    proto = parse()
+    proto.graph.initializer[0].float_data[3] = value
+    refused(read, proto, "weight 'w'", "not finite")
+
+
+def test_infinity_beside_layers_is_let_through(read):
+    text = TEXT.replace("{1,2,3,4,5,6}>", "{1,2,3,4,5,6}, float m = {1}>")
+    text = text.replace("Relu (a)", "Min (a, m)")
+    proto = parse(text)
+    proto.graph.initializer[1].float_data[0] = np.inf
+    assert len(read(proto).graph.nodes) == 2
+    proto.graph.initializer[1].float_data[0] = np.nan
+    refused(read, proto, "weight 'm'", "not finite")
+
+
+def test_experimental_operators_print_nothing(read, capfd):
+    text = "agraph (float[N,3] x) => (float[N,3] y) { y = Affine <alpha = 2.0, beta = 1.0> (x) }"
+    proto = parse(text)
+    proto.opset_import[0].version = 9
+    with contextlib.suppress(ModelError):
+        read(proto)
+    assert capfd.readouterr().out == ""

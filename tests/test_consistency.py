@@ -163,3 +163,24 @@ def test_calibration_that_says_anything(stage_files, tmp_path):
             prop.value = '{"rule": "paper", "recovered": null}'
     onnx.save(proto, tmp_path / "stage.onnx")
     assert convert(tmp_path / "stage.onnx", tmp_path / "snn.onnx").advice() is None
+
+
+def test_neuron_that_no_output_hangs_on(carry_on):
+    def change(proto, _):
+        of_op(proto, "Gemm").output[0] = "unused"
+        proto.graph.node.append(onnx.helper.make_node("Flatten", ["image"], ["logits"]))
+        del proto.graph.output[0].type.tensor_type.shape.dim[:]
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_param="N")
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_value=64)
+
+    assert "names other neurons" in carry_on("2-daqcfs", change)
+
+
+def test_tensor_without_elements(write_model):
+    text = """g (float[N,2,4,4] x) => (float[N,2,M,K] y) {
+        r = Relu (x)
+        a = GlobalAveragePool (r)
+        y = MaxPool <kernel_shape = [2,2]> (a)
+    }"""
+    with pytest.raises(ModelError, match="MaxPool node 'y' writes a tensor of sizes"):
+        inspect(write_model(text))
