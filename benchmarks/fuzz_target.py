@@ -104,7 +104,7 @@ def _judge(result: Result, output: Path) -> Finding:
         if result.stderr:
             return Finding("stray output", result.stderr, wrong=True)
         return Finding("converted" if output.exists() else "done")
-    if result.exit_code == 1 and "counts compared" in result.stdout.replace("_", " "):
+    if result.exit_code == 1 and "equal" in result.stdout and not lines:
         return Finding("differs")  # what `verify` says of two networks
     if result.exit_code != 2 or not lines or not lines[-1].startswith("error: "):
         return Finding("no one-line error", result.output, wrong=True)
