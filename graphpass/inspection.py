@@ -8,7 +8,7 @@ from typing import Any
 
 from graphpass import dialect, editing, stages
 from graphpass.model import Model, infer_shapes, load
-from graphpass.plan import ALLOW_ISLANDS, Activation, Plan, make_plan
+from graphpass.plan import ALLOW_ISLANDS, Activation, Plan, make_plan, recorded_verdicts
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
@@ -98,8 +98,7 @@ def inspect(
     else:
         infer_shapes(model)
         flow, refused, outlook = infer(model, _neurons(model), islands=True), (), ()
-        assert model.record is not None, "a stage file has a record"
-        activations = tuple(Activation(**verdict) for verdict in model.record.activations)
+        activations = recorded_verdicts(model)
     return Inspection(
         model=model.name,
         stage=stage.value if stage else None,

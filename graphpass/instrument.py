@@ -82,6 +82,11 @@ class Reading:
     potentials: dict[str, NDArray[np.float32]]
     outputs: list[NDArray[Any]]
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the counts, neuron by neuron in the order of their names, and of the outputs."""
+        counts = [self.counts[name] for name in sorted(self.counts)]
+        return [array.shape for array in (*counts, *self.outputs)]
+
 
 class Instrumented:
     """A model with neurons, and a session that shows what they do.
@@ -127,8 +132,13 @@ class Instrumented:
         counts, potentials = {}, {}
         for name, neuron in self._neurons.items():
             potential, spikes = (tensors[shown] for shown in self._shown[name])
-            own = count_spikes(neuron, spikes, self._steps)
             axis = neuron.batch_axis
+            try:
+                own = count_spikes(neuron, spikes, self._steps)
+            except ValueError as error:
+                raise self._damaged(name, str(error)) from error
+            if potential.ndim != own.ndim or potential.shape[axis] < own.shape[axis]:
+                raise self._damaged(name, "its potentials and spikes differ in number")
             counts[name] = np.moveaxis(own, axis, 0)
             # The potential is the same at every step: the first one is enough.
             first = np.take(potential, range(own.shape[axis]), axis=axis)
@@ -137,6 +147,13 @@ class Instrumented:
             # Ties lie at whole numbers for every neuron, whichever way it rounds them.
             potentials[name] = np.moveaxis(first, axis, 0) + np.float32(0.5 - neuron.middle)
         return Reading(counts, potentials, [tensors[name] for name in self._outputs])
+
+    def _damaged(self, name: str, what: str) -> ModelError:
+        return ModelError(
+            f"neuron '{name}' is not what the metadata says ({what})",
+            where=self._model.name,
+            remedy="convert the ANN again",
+        )
 
     def replay(self, counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float32]]:
         """Feeds that let every reader of a neuron read these counts instead of its own.

@@ -25,7 +25,8 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphpass import dialect, shape_inference
+from graphpass import admission, dialect, shape_inference
+from graphpass.admission import first_line
 from graphpass_runtime.errors import ModelError, OutputError
 from graphpass_runtime.metadata import PREFIX, FileRecord
 
@@ -71,9 +72,19 @@ class Model:
         return int(self.graph.opset)
 
     def note(self, **changes: Any) -> None:
-        """Replace fields of the record, which must exist."""
+        """Replace fields of the record, which must exist.
+
+        Raises:
+            ModelError: what was measured is not finite.
+        """
         assert self.record is not None, "the record starts with stage 0"
         self.record = replace(self.record, **changes)
+        if (what := self.record.not_finite()) is not None:
+            raise ModelError(
+                f"{what} is not finite",
+                where=self.name,
+                remedy="check that weights and calibration data are finite, and not very large",
+            )
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -97,34 +108,80 @@ def load(path: str | os.PathLike[str]) -> Model:
         ) from error
     except (FileNotFoundError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            f"external data cannot be read ({_first_line(error)})",
+            f"external data cannot be read ({first_line(error)})",
             where=str(path),
             remedy="put the data file beside the model, under the name it was saved with",
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot be read ({_first_line(error)})", where=str(path)) from error
-    return from_proto(proto, name=path.name)
+        raise ModelError(f"cannot be read ({first_line(error)})", where=str(path)) from error
+    return from_proto(proto, name=path.name, file=path)
 
 
-def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
-    """Take a loaded protobuf into the editing view. The protobuf is used up.
+def check_before_running(path: str | os.PathLike[str]) -> None:
+    """Refuse what would keep ONNX Runtime busy for ever while it only loads.
+
+    For commands that run a file without compiling it. Other damage is for ONNX Runtime to find.
 
     Raises:
-        ModelError: there is no graph, or the opset or a function is not supported.
+        ModelError: see `admission.check_functions`.
+    """
+    try:
+        proto = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except (DecodeError, OSError):
+        return
+    admission.check_functions(proto, Path(path))
+
+
+def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None = None) -> Model:
+    """Take a loaded protobuf into the editing view. The protobuf is used up.
+
+    Args:
+        proto: the model.
+        name: what to call it in errors.
+        file: where it was read from, if it comes from outside and is not to be trusted.
+
+    Raises:
+        ModelError: there is no graph, the opset or a function is not supported, or the
+            file is not valid.
     """
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(
             "holds no graph with nodes and outputs", where=name, remedy="is it an ONNX model?"
         )
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opsets = {o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")}
+    if len(opsets) > 1:
+        raise ModelError(
+            f"imports the standard operators in versions {sorted(opsets)}",
+            where=name,
+            remedy="export the model again with one opset",
+        )
+    opset = opsets.pop() if opsets else 0
     if not _OLDEST_OPSET <= opset <= _NEWEST_OPSET:
         raise ModelError(
             f"opset {opset} is outside {_OLDEST_OPSET}..{_NEWEST_OPSET}",
             where=name,
             remedy="export the model again with an opset in this range",
         )
+    if file is not None:
+        admission.admit(proto, file)
     _read_as_opset_8(proto)
-    proto = _without_functions(proto)
+    try:
+        proto = _without_functions(proto)
+    except RuntimeError as error:
+        raise ModelError(
+            f"its functions cannot be inlined ({first_line(error)})",
+            where=name,
+            remedy="inline them with onnx.inliner, or export without functions",
+        ) from error
+    for element in (*admission.all_nodes(proto), *proto.opset_import):
+        if element.domain == "ai.onnx":  # another word for the standard domain
+            element.domain = ""
+    if (attribute := admission.dangling_attribute(proto)) is not None:
+        raise ModelError(
+            f"attribute '{attribute}' refers to a function's, outside of any function",
+            where=name,
+            remedy="export the model again",
+        )
     props = {p.key: p.value for p in proto.metadata_props}
     # Before IR 4 every initializer is listed as an input too; a weight that a
     # caller may replace at run time cannot be compiled.
@@ -147,7 +204,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model") -> Model:
         _attach_notes(proto, graph)
         graph.toposort()
     except Exception as error:  # graphsurgeon raises bare Exception subclasses of its own
-        raise ModelError(f"graph cannot be read ({_first_line(error)})", where=name) from error
+        raise ModelError(f"graph cannot be read ({first_line(error)})", where=name) from error
     return Model(
         graph=graph,
         record=FileRecord.from_props(props, where=name),
@@ -245,7 +302,7 @@ def infer_shapes(model: Model) -> None:
     try:
         shape_inference.fill_in(model.graph, to_proto(model))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        log.warning("%s: shape inference failed: %s", model.name, _first_line(error))
+        log.info("%s: shape inference failed: %s", model.name, first_line(error))
 
 
 def _read_as_opset_8(proto: onnx.ModelProto) -> None:
@@ -305,8 +362,3 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

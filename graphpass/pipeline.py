@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from graphpass.calibration.extremes import Extremes, record_extremes
 from graphpass.calibration.measuring import Measuring, Training
 from graphpass.calibration.rules import RULES, Calibration, calibration
 from graphpass.calibration.thresholds import record_maximum
+from graphpass.consistency import check_stage_file
 from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
 from graphpass.model import Model, load, save, to_bytes
 from graphpass.options import Options
 from graphpass.passes.recognise_quantiser import RAISED
-from graphpass.plan import Activation, Plan, RefusedConversion, make_plan
+from graphpass.plan import Activation, Plan, RefusedConversion, make_plan, recorded_verdicts
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
 from graphpass_runtime.metadata import FileRecord, Stage
@@ -66,6 +67,12 @@ class Conversion:
         That is what would be better (fewer neurons, or running means that settle), or what
         finetuning came to.
         """
+        try:
+            return self._advice()
+        except (KeyError, TypeError, ValueError):  # of a stage file: it may say anything
+            return None
+
+    def _advice(self) -> str | None:
         summary, rounded = self.record.calibration, self._rounded_currents()
         if rounded:
             return (
@@ -162,6 +169,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         raise ModelError(
             "is an SNN already", where=model.name, remedy="give the ANN, or a stage file"
         )
+    if start in (Stage.CLIP, Stage.DAQCFS, Stage.CALIBRATED):
+        check_stage_file(model)
     run = _Run(ann, model, chosen)
     if start is None:
         stages.normalise(model, run.preprocess_config(), chosen.rounded_currents)
@@ -227,6 +236,7 @@ class _Run:
         steps = self._options.steps or (self._model.record and self._model.record.steps)
         if not steps:
             raise OptionError("no number of time-steps", remedy="give --steps T")
+        replace(self._options, steps=int(steps)).check()
         stages.check_form(self._model, self._options.chosen_form, int(steps))
         return int(steps)
 
@@ -358,7 +368,7 @@ class _Run:
     def result(self, output: PathLike) -> Conversion:
         """What was done."""
         assert self._model.record is not None, "every stage has a record"
-        verdicts = tuple(Activation(**values) for values in self._model.record.activations)
+        verdicts = recorded_verdicts(self._model)
         return Conversion(os.fspath(output), self._model.record, verdicts, self._diagnosis)
 
 

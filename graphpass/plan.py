@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -63,6 +63,41 @@ class Activation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Activation:
+        """Inverse of `to_json`.
+
+        Raises:
+            TypeError, ValueError: a field is missing, unknown or malformed.
+        """
+        verdict = cls(**values)
+        texts = (verdict.name, verdict.operator, verdict.reason)
+        numbers = (verdict.channels, verdict.threshold_min, verdict.threshold_max, verdict.work)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a name is no text")
+        if not all(number is None or isinstance(number, int | float) for number in numbers):
+            raise TypeError("a threshold is no number")
+        if verdict.status not in get_args(Status):
+            raise ValueError(f"the verdict {verdict.status!r} is unknown")
+        return verdict
+
+
+def recorded_verdicts(model: Model) -> tuple[Activation, ...]:
+    """What a file of stage 1 or later says became of each activation.
+
+    Raises:
+        ModelError: that is damaged.
+    """
+    assert model.record is not None, "stage 1 has verdicts"
+    try:
+        return tuple(Activation.from_json(values) for values in model.record.activations)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"graphpass metadata is damaged ({error})",
+            where=model.name,
+            remedy="convert the ANN again",
+        ) from error
 
 
 @dataclass(frozen=True)

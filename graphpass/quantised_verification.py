@@ -25,6 +25,7 @@ from graphpass import stages
 from graphpass.instrument import Counts, Instrumented, pooled_spikes
 from graphpass.integer_reference import NEAR_LEVEL, IntegerReference
 from graphpass.model import Model, from_proto, infer_shapes, to_bytes, to_proto
+from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Neuron, Stage
 from graphpass_runtime.session import Session
 
@@ -154,6 +155,7 @@ class QuantisedComparison:
         assert wanted.record is not None, "both files have neurons"
         assert candidate.record is not None, "both files have neurons"
         self._neurons = candidate.record.neurons
+        self._where = candidate.name
         changed = changed_integers(wanted, candidate)
         exact = from_proto(to_proto(candidate), name=candidate.name)
         self._exact = IntegerReference(exact, options["threads"])
@@ -182,6 +184,7 @@ class QuantisedComparison:
             agreement=tuple(self._agreement.values()),
         )
 
+    @np.errstate(over="ignore", invalid="ignore")  # outputs that are not finite
     def add(self, feeds: Mapping[str, NDArray[Any]]) -> int:
         """Compare a batch; returns its number of samples."""
         found = self._session.run(feeds)
@@ -223,6 +226,8 @@ class QuantisedComparison:
         self, expected: list[NDArray[Any]], found: list[NDArray[Any]], size: int
     ) -> None:
         result = self.result
+        if [want.shape for want in expected] != [got.shape for got in found]:
+            raise ModelError("has outputs of other shapes than the reference", where=self._where)
         for want, got in zip(expected, found, strict=True):
             if want.dtype.kind == "f":
                 real = want.astype(np.float64)

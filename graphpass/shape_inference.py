@@ -10,9 +10,9 @@ import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 
 from graphpass import batch
+from graphpass.admission import without_weights
 from graphpass.shape_values import shape_values
 
-_SMALL_BYTES = 1024
 #: Operators whose output has a shape that is the value of an input.
 _SHAPED_BY_VALUES = frozenset(
     "ConstantOfShape Expand Pad Range Reshape Resize Slice Split Tile".split()
@@ -25,7 +25,7 @@ _KEEP_SHAPE = frozenset(
 
 
 def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
-    """Set dtype and shape of every tensor of a graph but its inputs and outputs.
+    """Set dtype and shape of every tensor of a graph, and mend those of its outputs.
 
     ONNX's inference runs with a number for the batch (see `batch`), and again whenever
     the shapes that it found make shape arithmetic known that it did not follow itself.
@@ -45,7 +45,7 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
         if isinstance(tensor, gs.Variable) and id(tensor) not in interface:
             tensor.shape = None
     _describe_contributed(proto)
-    proto = _with_numbers(_without_weights(proto), batch.symbol_of(graph))
+    proto = _with_numbers(without_weights(proto), batch.symbol_of(graph))
     told: set[str] = set()
     while True:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
@@ -86,6 +86,16 @@ def _take_shapes(graph: gs.Graph, inferred: onnx.ModelProto, interface: set[int]
             ]
             if sizes == []:
                 tensor.shape = []
+    # What a file says of its outputs is not always so.
+    for tensor, value in zip(graph.outputs, inferred.graph.output, strict=True):
+        sizes, said = _dims(value.type.tensor_type), list(tensor.shape or ())
+        if sizes is not None:
+            found_sizes = [batch.to_size(s, symbol) if isinstance(s, int) else s for s in sizes]
+            agrees = len(said) == len(sizes)
+            tensor.shape = [
+                said[i] if agrees and not isinstance(size, int) else size
+                for i, size in enumerate(found_sizes)
+            ]
 
 
 def _tell_values(proto: onnx.ModelProto, graph: gs.Graph, told: set[str]) -> bool:
@@ -111,20 +121,6 @@ def _tell_values(proto: onnx.ModelProto, graph: gs.Graph, told: set[str]) -> boo
             if name in told and node.op_type in _SHAPED_BY_VALUES:
                 node.input[index] = f"{name}/known"
     return True
-
-
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    kept = []
-    for weight in proto.graph.initializer:
-        if weight.ByteSize() <= _SMALL_BYTES:
-            kept.append(weight)
-        else:
-            proto.graph.input.append(
-                onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-            )
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    return proto
 
 
 def _dims(tensor_type: onnx.TypeProto.Tensor) -> list[int | str | None] | None:

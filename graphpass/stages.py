@@ -17,6 +17,7 @@ from graphpass.calibration.extremes import Extremes
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_currents
 from graphpass.calibration.rules import Calibration
+from graphpass.consistency import check_sizes
 from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable, read_by_layers
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
@@ -43,7 +44,7 @@ from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.split_fused import SplitFused
 from graphpass.passes.widen_precision import WidenPrecision
-from graphpass.plan import Activation, Plan
+from graphpass.plan import Activation, Plan, recorded_verdicts
 from graphpass.regions import find_regions
 from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError, OptionError
@@ -56,7 +57,11 @@ _FOLDS = [FoldConstants(), LowerQuant(), FoldShapes(), FoldConstants(), FoldShap
 def normalise(
     model: Model, preprocess: dict[str, Any] | None = None, rounded_currents: str = "spike"
 ) -> None:
-    """Stage 0: one spelling for each thing."""
+    """Stage 0: one spelling for each thing.
+
+    Raises:
+        ModelError: the network computes tensors without elements.
+    """
     model.record = FileRecord(Stage.NORMALISED, preprocess=preprocess)
     infer_shapes(model)
     run_all(
@@ -78,6 +83,7 @@ def normalise(
             MoveFunctions(),
         ],
     )
+    check_sizes(model)
 
 
 def bound(
@@ -246,8 +252,7 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
 
 def converted(model: Model) -> list[str]:
     """Names of the activations that become, or are, neurons, from stage 1 on."""
-    assert model.record is not None, "stage 1 has verdicts"
-    return [str(v["name"]) for v in model.record.activations if v["status"] == "converted"]
+    return [verdict.name for verdict in recorded_verdicts(model) if verdict.status == "converted"]
 
 
 def unbounded(model: Model, names: Collection[str]) -> list[str]:
@@ -281,16 +286,17 @@ def _note_thresholds(model: Model) -> None:
     assert model.record is not None, "stage 2 has a record"
     neurons = {neuron.name: neuron for neuron in model.record.neurons}
     verdicts = []
-    for values in model.record.activations:
-        verdict = Activation(**values)
-        if (neuron := neurons.get(verdict.name)) is not None:
-            verdict = replace(
-                verdict,
-                channels=neuron.channels,
-                threshold_min=float(neuron.threshold.min()),
-                threshold_max=float(neuron.threshold.max()),
-            )
-        verdicts.append(verdict.to_json())
+    for verdict in recorded_verdicts(model):
+        if (neuron := neurons.get(verdict.name)) is None:
+            verdicts.append(verdict.to_json())
+            continue
+        measured = replace(
+            verdict,
+            channels=neuron.channels,
+            threshold_min=float(neuron.threshold.min()),
+            threshold_max=float(neuron.threshold.max()),
+        )
+        verdicts.append(measured.to_json())
     model.note(activations=tuple(verdicts))
 
 

@@ -59,7 +59,7 @@ class Verification:
         origin_unexplained: counts that differ first in their sample, and are none.
         downstream: counts that differ in a layer behind an origin.
         samples_diverged: samples with an origin.
-        max_abs_diff: largest difference of an output.
+        max_abs_diff: largest difference of an output; infinite where one side's is not finite.
         argmax_agreement: share of samples with the same largest first output.
         origins: per layer with origins, (near ties, unexplained).
     """
@@ -81,9 +81,12 @@ class Verification:
         return self.origin_unexplained == 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; None for an infinite difference, which JSON does not have."""
         names = [name for name in self.__dataclass_fields__ if name != "origins"]
-        return {name: getattr(self, name) for name in names} | {"equal": self.equal}
+        values = {name: getattr(self, name) for name in names} | {"equal": self.equal}
+        if not math.isfinite(self.max_abs_diff):
+            values["max_abs_diff"] = None
+        return values
 
 
 def verify(
@@ -150,6 +153,12 @@ def verify(
         expected = left.read(batch.feeds)
         fed = right.replay(expected.counts) if strict else {}
         found = right.read({**batch.feeds, **fed})
+        if expected.shapes() != found.shapes():
+            raise ModelError(
+                "has layers or outputs of other shapes than the reference",
+                where=candidate.name,
+                remedy="give the files of one conversion",
+            )
         _compare(result, record.neurons, expected, found, strict=strict)
         agreed += _compare_outputs(result, expected, found)
         count = len(next(iter(expected.counts.values())))
@@ -275,7 +284,10 @@ def _compare_outputs(result: Verification, expected: Reading, found: Reading) ->
     """Note the largest difference; the number of samples with the same argmax."""
     for a, b in zip(expected.outputs, found.outputs, strict=True):
         if a.size and a.dtype.kind == "f":
-            result.max_abs_diff = max(result.max_abs_diff, float(np.abs(a - b).max()))
+            with np.errstate(invalid="ignore"):
+                apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+            largest = float(np.where(np.isnan(apart), np.inf, apart).max())
+            result.max_abs_diff = max(result.max_abs_diff, largest)
     size = len(next(iter(expected.counts.values())))
     first, second = (per_sample(side.outputs[0], size) for side in (expected, found))
     same = first.argmax(axis=1) == second.argmax(axis=1)

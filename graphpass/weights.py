@@ -24,6 +24,7 @@ def output_axis(layer: gs.Node, rank: int) -> int:
     return rank - 1 if layer.op == "MatMul" else 1
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite stays so
 def scale_outputs(model: Model, layer: gs.Node, gain: Vector, offset: Vector) -> bool:
     """Let a layer compute gain * y + offset instead of y.
 

@@ -49,6 +49,8 @@ def open_image(path: Path, *, grey: bool) -> Image:
         DataError: no Pillow, no image, a damaged one, or one of absurd size.
     """
     pillow = import_pillow()
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DataError("is no file", where=str(path), remedy="remove it from the data")
     try:
         with warnings.catch_warnings():
             # Our own limit is below the size that Pillow warns of.

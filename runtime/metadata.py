@@ -148,9 +148,14 @@ class Neuron:
         names = ["threshold", "shift", "amplitude"]
         if values["baseline"] is not None:
             names.append("baseline")
-        arrays = {key: np.asarray(values[key], np.float32) for key in names}
+        with np.errstate(over="ignore"):
+            arrays = {key: np.asarray(values[key], np.float32) for key in names}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError(f"{', '.join(names)}: not all finite")
         if any(a.ndim != 1 or a.shape != arrays["threshold"].shape for a in arrays.values()):
-            raise ValueError("threshold, shift, amplitude and baseline differ in shape")
+            raise ValueError(f"{', '.join(names)}: shapes differ")
+        if any(not {"op", "attrs"} <= set(pool) for pool in values["pools"]):
+            raise ValueError("a pool lacks its operator or attributes")
         axis, trained = values["channel_axis"], values["trained_levels"]
         return cls(
             name=str(values["name"]),
@@ -265,6 +270,20 @@ class FileRecord:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def not_finite(self) -> str | None:
+        """What of the numbers is infinite or no number, if anything: it cannot be written."""
+        for neuron in self.neurons:
+            for key in ("threshold", "shift", "amplitude"):
+                if not np.isfinite(getattr(neuron, key)).all():
+                    return f"the {key} of '{neuron.name}'"
+        for name, ends in self.ranges.items():
+            if not np.isfinite(ends).all():
+                return f"the range of '{name}'"
+        for name, mean in self.means.items():
+            if not np.isfinite(mean).all():
+                return f"the mean of '{name}'"
+        return None
+
     def to_props(self) -> dict[str, str]:
         """The record as ONNX metadata entries, the same bytes for the same record."""
         values: dict[str, Any] = {
@@ -319,7 +338,10 @@ class FileRecord:
                 neurons=tuple(Neuron.from_json(item) for item in _load(own, "neurons", list) or ()),
                 calibration=_load(own, "calibration", dict) or {},
                 preprocess=_load(own, "preprocess", dict),
-                batch_norms=_load(own, "batch_norms", dict) or {},
+                batch_norms={
+                    name: {key: [float(v) for v in values] for key, values in dict(m).items()}
+                    for name, m in (_load(own, "batch_norms", dict) or {}).items()
+                },
                 peak_elements=_load(own, "peak_elements", int),
                 states=tuple(State.from_json(item) for item in _load(own, "states", list) or ()),
                 precision=own.get("precision"),
@@ -343,10 +365,17 @@ def _dump(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not finite")
+    return value
+
+
 def _load(own: Mapping[str, str], key: str, kind: type) -> Any:
     if key not in own:
         return None
-    value = json.loads(own[key])
+    value = json.loads(own[key], parse_constant=_number, parse_float=_number)
     if not isinstance(value, kind):
         raise TypeError(f"{key} is not a {kind.__name__}")
     return value

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ _DAMAGE = (
     OSError,
     ValueError,
     RuntimeError,  # an encrypted member; NotImplementedError (odd compression) is one too
-    SyntaxError,  # in a header
+    SyntaxError,  # in a header, and so are the next two
+    TokenError,
+    MemoryError,
 )
 
 

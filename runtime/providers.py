@@ -55,7 +55,11 @@ def import_onnxruntime() -> ModuleType:
             remedy="pip uninstall both, then install graphpass[cpu] or graphpass[gpu]",
         )
     try:
-        return importlib.import_module("onnxruntime")
+        module = importlib.import_module("onnxruntime")
+        # Beside the log of each session it keeps one of the process. What either says of a
+        # failure comes as an exception too.
+        module.set_default_logger_severity(4)
+        return module
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise ProviderError(f"onnxruntime does not load: {error}", remedy=_REINSTALL) from error

@@ -32,7 +32,8 @@ def count_spikes(neuron: Neuron, spikes: Array, steps: int) -> NDArray[np.int32]
     if neuron.carrier is not Carrier.TRAIN:
         # Counts may travel as floats; they are whole numbers all the same.
         whole: Array = np.rint(spikes) if spikes.dtype.kind == "f" else spikes
-        return whole.astype(np.int32)
+        with np.errstate(invalid="ignore"):  # what is no number is a count that nobody has
+            return whole.astype(np.int32)
     rows = spikes.shape[axis]
     if steps < 1 or rows % steps:
         raise ValueError(f"its {rows} rows are no multiple of {steps} time-steps")

@@ -37,8 +37,11 @@ class Histogram:
         channels = self.bound.size
         axis = 0 if channel_axis is None else channel_axis
         rows = np.moveaxis(currents, axis, 0).reshape(channels, -1)
-        place = rows * (BINS / self.bound)[:, None].astype(np.float32)
-        place = np.minimum(place, np.float32(BINS - 1)).astype(np.int32)
+        # Behind a bound near zero this overflows: rightly to the last bin where a row is
+        # positive, and to no number only where it is not, and left out.
+        with np.errstate(over="ignore", invalid="ignore"):
+            place = rows * (BINS / self.bound)[:, None].astype(np.float32)
+            place = np.minimum(place, np.float32(BINS - 1)).astype(np.int32)
         place += (np.arange(channels, dtype=np.int32) * BINS)[:, None]
         found = np.bincount(place[rows > 0], minlength=channels * BINS)
         return Histogram(self.bound, self.counts + found.reshape(channels, BINS))

@@ -46,7 +46,8 @@ class Trial:
 
 def gain(wanted: Moments, own: Moments) -> Vector:
     """Factor that gives a current the spread that is wanted, within limits."""
-    factor = (wanted.spread + _TINY) / (own.spread + _TINY)
+    with np.errstate(invalid="ignore"):  # of spreads that are not known
+        factor = (wanted.spread + _TINY) / (own.spread + _TINY)
     return np.clip(factor, 1.0 / _LARGEST_GAIN, _LARGEST_GAIN)
 
 
@@ -81,9 +82,10 @@ class Matcher:
         for trial in trials:
             parameters = self._parameters(neurons, trial.moments)
             found = self._session.run({**trial.feeds, **parameters}, self._outputs)
-            for name, expected in zip(self._outputs, trial.outputs, strict=True):
-                error += float(np.square(found[name] - expected, dtype=np.float64).sum())
-                energy += float(np.square(expected, dtype=np.float64).sum())
+            with np.errstate(over="ignore", invalid="ignore"):  # judged below
+                for name, expected in zip(self._outputs, trial.outputs, strict=True):
+                    error += float(np.square(found[name] - expected, dtype=np.float64).sum())
+                    energy += float(np.square(expected, dtype=np.float64).sum())
         share = error / max(energy, _TINY)
         return share if np.isfinite(share) else np.inf
 

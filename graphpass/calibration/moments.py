@@ -36,5 +36,6 @@ class MomentSums:
     def moments(self) -> Moments:
         """Of all batches together."""
         mean = np.asarray(self._mean) / self._count
-        variance = np.asarray(self._square) / self._count - mean**2
+        with np.errstate(invalid="ignore"):  # squares that overflowed: no spread is known
+            variance = np.asarray(self._square) / self._count - mean**2
         return Moments(mean, np.sqrt(np.maximum(variance, 0.0)))

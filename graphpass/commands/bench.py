@@ -22,9 +22,12 @@ def bench(models: tuple[str, ...], batch: tuple[int, ...], as_json: bool, **chos
 
     Spread: the distance between the quartiles. Memory: what a model takes at its highest.
     """
+    from graphpass.model import check_before_running
     from graphpass.reports.tables import benchmark_table
     from graphpass_runtime.benchmark import bench as run
 
+    for path in models:
+        check_before_running(path)
     with output.progress() as progress:
         result = run(models, batches=batch, progress=progress, **chosen)
     if as_json:

@@ -34,6 +34,7 @@ def evaluate(
     **chosen: Any,
 ) -> None:
     """Measure the accuracy of an ANN, a stage file or an SNN."""
+    from graphpass.model import check_before_running
     from graphpass.reports.tables import evaluation_table, placement_table
     from graphpass_runtime.evaluation import evaluate as run
     from graphpass_runtime.model_data import open_model_data
@@ -41,6 +42,8 @@ def evaluate(
 
     described = (chosen.pop(key) for key in ("preprocess_file", "mean", "std"))
     preprocess = options.read_preprocess(*described)
+    for path in filter(None, (model, reference)):
+        check_before_running(path)
     session = Session(model, **chosen)
     other = Session(reference, **chosen) if reference else None
     files = [(model, session.record)]

@@ -70,6 +70,7 @@ class Noise:
     own_error: float = 0.0
     clipped: float = 0.0
 
+    @np.errstate(over="ignore", invalid="ignore")  # currents that are not finite
     def add(self, ann: View, snn: View, levels: int) -> None:
         """Add a batch, seen with all neurons off and with all of them on."""
         self.current += _energy(ann.current)

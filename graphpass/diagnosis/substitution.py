@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
-from graphpass.model import Model, load, to_bytes
+from graphpass.model import Model, infer_shapes, load, to_bytes
 from graphpass.neurons import Carrier, Neuron, daqcfs
 from graphpass.passes.bound_functions import bound_for
 from graphpass_runtime.errors import ModelError
@@ -161,6 +161,7 @@ def load_ann(path: PathLike) -> Model:
             where=model.name,
             remedy="give the ANN that the SNN was converted from",
         )
+    infer_shapes(model)
     return model
 
 

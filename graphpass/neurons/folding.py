@@ -8,24 +8,14 @@ import onnx_graphsurgeon as gs
 from graphpass import editing
 from graphpass.model import Model
 from graphpass.timeflow import Shape, TimeType
-from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Neuron
 
 
-def slots(model: Model, neuron: Neuron) -> int:
-    """T of the file: how many slots its trains have. A neuron fires in its last `levels`.
-
-    Raises:
-        ModelError: the neuron has more levels than there are slots.
-    """
-    steps = model.record.steps if model.record else None
-    if steps is None or neuron.levels > steps:
-        raise ModelError(
-            f"neuron '{neuron.name}' fires up to {neuron.levels} times in {steps} time-steps",
-            where=model.name,
-            remedy="convert the ANN again",
-        )
-    return steps
+def slots(model: Model) -> int:
+    """T of the file: how many slots its trains have. A neuron fires in its last `levels`."""
+    assert model.record is not None, "stage 3 has a record"
+    assert model.record.steps is not None, "stage 3 has a T"
+    return model.record.steps
 
 
 def post_threshold(model: Model, neuron: Neuron, amplitude: gs.Constant, slots: int) -> gs.Constant:

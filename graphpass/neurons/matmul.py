@@ -32,7 +32,7 @@ def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None
         neuron: its record.
         source: time type of its input current.
     """
-    name, shape, slots = neuron.name, list(node.inputs[0].shape), folding.slots(model, neuron)
+    name, shape, slots = neuron.name, list(node.inputs[0].shape), folding.slots(model)
     current, threshold, shift, amplitude, levels = node.inputs
     amplitude = folding.post_threshold(model, neuron, amplitude, slots)
     first = [current, threshold, shift, amplitude, levels]

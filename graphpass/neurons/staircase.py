@@ -35,7 +35,7 @@ def build(
         rows: of the matrix that charges: as many equal ones as there are time-steps, as in
             the paper, or one.
     """
-    current, name, slots = region.source, neuron.name, folding.slots(model, neuron)
+    current, name, slots = region.source, neuron.name, folding.slots(model)
     shape = list(current.shape)
     assert source.batch_axis is not None, "time flow refuses neurons without a batch"
     crossings = _crossings(model, neuron, region)

@@ -49,7 +49,7 @@ class EmitSpikes(Pass):
                     self._build(model, node, records[name], source)
                 else:
                     region = _function(model, node, regions)
-                    rows = 1 if self._one_row else folding.slots(model, records[name])
+                    rows = 1 if self._one_row else folding.slots(model)
                     staircase.build(model, node, records[name], source, region, rows)
                 count += 1
         model.note(neurons=tuple(records.values()))

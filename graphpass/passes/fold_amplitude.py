@@ -14,6 +14,8 @@ from graphpass.neurons import parameters
 from graphpass.passes.base import Pass
 from graphpass.weights import Vector
 
+_POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool")
+
 
 @dataclass(frozen=True)
 class _Product:
@@ -85,6 +87,8 @@ def _try_layer(model: Model, product: _Product, reader: gs.Node) -> bool:
 def _through(model: Model, product: _Product, reader: gs.Node) -> list[_Product] | None:
     """Operators that treat channels alike and commute with a positive factor."""
     factor, axis = product.factor, product.axis
+    if editing.is_standard(reader, *_POOLS) and axis not in (1, None):
+        return None  # it pools along the channels
     if editing.is_standard(reader, "MaxPool", "GlobalMaxPool"):
         if not positive(factor) or len(reader.outputs) != 1:
             return None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from graphpass import editing, weights
 from graphpass.model import Model
 from graphpass.passes.base import Pass
+from graphpass_runtime.errors import ModelError
 
 
 class FoldBatchNorm(Pass):
@@ -33,6 +34,14 @@ class FoldBatchNorm(Pass):
             constants = _parameters(node)
             if constants is None:
                 continue
+            finite = all(np.isfinite(array).all() for array in constants.values())
+            if not finite or (constants["variance"] + node.attrs.get("epsilon", 1e-5) <= 0).any():
+                raise ModelError(
+                    f"{editing.describe(node)} has parameters that are not finite, or a variance"
+                    " of zero or less",
+                    where=model.name,
+                    remedy="check the statistics that it was exported with",
+                )
             if recorded is not None:
                 name = node.outputs[0].name
                 count += name not in recorded

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -26,11 +29,12 @@ class FoldConstants(Pass):
         while True:
             count += sum(_try_bypass(model, node) for node in model.graph.nodes)
             before = len(model.graph.nodes)
-            model.graph.fold_constants(
-                size_threshold=_LARGEST_BYTES,
-                should_exclude_node=_is_excluded,
-                flatten_subgraphs=False,  # it loses every second output of an If
-            )
+            with _foreign_apart([*model.graph.nodes, *_inner(model)]):
+                model.graph.fold_constants(
+                    size_threshold=_LARGEST_BYTES,
+                    should_exclude_node=_is_excluded,
+                    flatten_subgraphs=False,  # it loses every second output of an If
+                )
             editing.tidy(model)
             count += before - len(model.graph.nodes)
             inlined = sum(_try_inline(model, node) for node in list(model.graph.nodes))
@@ -46,8 +50,7 @@ def _try_inline(model: Model, node: gs.Node) -> bool:
     taken = "then_branch" if bool(node.inputs[0].values.item()) else "else_branch"
     body = node.attrs.pop(taken)
     for other in node.subgraphs(recursive=True):
-        for inner in other.nodes:  # never taken, it would go on reading its tensors
-            editing.detach(inner)
+        _forget(other.nodes)
     outside = {id(tensor) for tensor in model.graph.tensors().values()}
     name = node.name or node.outputs[0].name
     inside = {
@@ -84,6 +87,36 @@ def _try_bypass(model: Model, node: gs.Node) -> bool:
     editing.detach(node)
     editing.redirect(model, output, source)
     return True
+
+
+def _forget(nodes: Iterable[gs.Node]) -> None:
+    """A branch that is never taken would go on being a reader of the tensors it captured.
+
+    By identity: graphsurgeon takes equal nodes, as both branches may hold, for one.
+    """
+    for node in nodes:
+        for tensor in node.inputs:
+            for index in reversed(range(len(tensor.outputs))):
+                if tensor.outputs[index] is node:
+                    list.pop(tensor.outputs, index)
+
+
+def _inner(model: Model) -> list[gs.Node]:
+    """The nodes of all subgraphs."""
+    return [node for body in model.graph.subgraphs(recursive=True) for node in body.nodes]
+
+
+@contextmanager
+def _foreign_apart(nodes: Iterable[gs.Node]) -> Iterator[None]:
+    """Graphsurgeon goes by the operator alone: a Shape of another domain is none."""
+    foreign = [node for node in nodes if not editing.is_standard(node, node.op)]
+    for node in foreign:
+        node.op = f"{node.domain}::{node.op}"
+    try:
+        yield
+    finally:
+        for node in foreign:
+            node.op = node.op.removeprefix(f"{node.domain}::")
 
 
 def _is_excluded(node: gs.Node) -> bool:

@@ -87,7 +87,7 @@ def _reshape(model: Model, node: gs.Node, kind: TimeType, found: int | None, siz
 def _expand(model: Model, node: gs.Node, kind: TimeType, size: int) -> bool:
     """1 keeps the batch as it is."""
     target, before = editing.values(node.inputs[1]), node.inputs[0].shape
-    if target is None or before is None or kind.batch_axis is None:
+    if target is None or target.ndim != 1 or before is None or kind.batch_axis is None:
         return False
     place = kind.batch_axis + target.size - len(before)
     if place < 0 or target[place] != size * kind.inner:
@@ -115,5 +115,7 @@ def _slice(model: Model, node: gs.Node, kind: TimeType, size: int) -> bool:
 
 
 def _write(model: Model, node: gs.Node, index: int, free: NDArray[np.int64]) -> bool:
+    if np.array_equal(editing.values(node.inputs[index]), free):  # it was written, to no avail
+        return False
     node.inputs[index] = editing.constant(model, f"{node.outputs[0].name}/target", free)
     return True

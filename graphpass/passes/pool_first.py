@@ -35,7 +35,8 @@ def _try_move(model: Model, pool: gs.Node) -> bool:
     assert model.record is not None, "neurons live in the record"
     records = {neuron.spikes: neuron for neuron in model.record.neurons}
     neuron = records[node.outputs[2].name]
-    if (neuron.amplitude <= 0).any():
+    # Along another axis than 1 the channels would be pooled, and their thresholds with them.
+    if (neuron.amplitude <= 0).any() or neuron.channel_axis not in (1, None):
         return False
     pooled = pool.outputs[0]
     current = gs.Variable(

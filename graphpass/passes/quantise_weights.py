@@ -187,6 +187,12 @@ def _quantise_layer(model: Model, layer: gs.Node, grid: Grid, mean: Vector | Non
     if given is not None:
         known = np.asarray(editing.values(given), np.float64).ravel()
         bias = np.broadcast_to(known * layer.attrs.get("beta", 1.0), channels)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise ModelError(
+            f"{editing.describe(layer)} has weights that are not finite",
+            where=model.name,
+            remedy="mend the model, or use --form counts",
+        )
     limit = grids.weight_limit(grid.top)
     scale = np.abs(weight).max(axis=others, initial=0.0) / limit
     # A channel without weights still has a bias, which must fit into 32 bits.

@@ -64,13 +64,12 @@ def _step(node: gs.Node) -> tuple[NDArray[np.float64] | None, NDArray[np.float64
         return None, None
     value = np.asarray(node.inputs[where[0]].values, np.float64)
     zero, one = np.zeros(()), np.ones(())
-    with np.errstate(divide="ignore"):
-        return {
-            "Mul": (value, zero),
-            "Div": (1.0 / value, zero),
-            "Add": (one, value),
-            "Sub": (one, -value),
-        }[node.op]
+    return {
+        "Mul": (value, zero),
+        "Div": (1.0 / value, zero),
+        "Add": (one, value),
+        "Sub": (one, -value),
+    }[node.op]
 
 
 class RecogniseQCFS(Pass):
@@ -86,7 +85,8 @@ class RecogniseQCFS(Pass):
     def apply(self, model: Model) -> int:
         """One Floor or Round, one candidate."""
         pivots = [n for n in model.graph.nodes if editing.is_standard(n, *_TIES)]
-        return sum(_try_recognise(model, node) for node in pivots)
+        with np.errstate(all="ignore"):  # what does not stay finite is no QCFS
+            return sum(_try_recognise(model, node) for node in pivots)
 
 
 def _try_recognise(model: Model, pivot: gs.Node) -> bool:
@@ -159,6 +159,8 @@ def _match(charge: _Affine, emit: _Affine, ties: Ties) -> tuple[NDArray[Any], in
     if not np.all(np.isfinite(emit.high)) or np.any(emit.low) or np.any(emit.offset):
         return None
     levels = emit.high / emit.gain
+    if not np.all(np.isfinite(levels)):
+        return None
     count = round(float(np.max(levels)))
     if count < 1 or not np.allclose(levels, count, rtol=_RELATIVE):
         return None

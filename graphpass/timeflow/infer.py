@@ -171,6 +171,8 @@ class _Inference:
         result = where_batch_goes(view)
         if isinstance(result, TimeType):
             return replace(result, kind=kind, poolable=False)
+        if isinstance(result, Refusal) and result.mixes:
+            return TimeType(kind)
         return self._by_shape(view.node, kind)
 
     def _batch_axis(self, tensor: gs.Tensor) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from graphpass.timeflow.broadcasting import along_channels, broadcast
 from graphpass.timeflow.types import Kind, Refusal, TimeType
-from graphpass.timeflow.view import Verdict, View, kind_of, rule
+from graphpass.timeflow.view import PER_SAMPLE, Verdict, View, kind_of, rule
 
 
 @rule("Identity", "Dropout", "Neg", "Cast")
@@ -49,9 +49,18 @@ def choose(view: View) -> Verdict:
 @rule("Conv", "ConvTranspose")
 def convolution(view: View) -> Verdict:
     """Convolution with weights that do not vary in time."""
-    if set(view.varying) - {0}:
-        return Refusal("the weights of a convolution vary in time", "only its first input may")
+    if (refusal := _unsteady_weights(view)) is not None:
+        return refusal
     return _batch_first(view, kind_of(view))
+
+
+def _unsteady_weights(view: View) -> Refusal | None:
+    """All inputs but the first must be the same at every step and for every sample."""
+    if set(view.varying) - {0}:
+        return Refusal("has weights that vary in time", "only its first input may")
+    if any(kind is not None and kind.batch_axis is not None for kind in view.types[1:]):
+        return PER_SAMPLE
+    return None
 
 
 @rule("BatchNormalization")
@@ -59,6 +68,8 @@ def batch_norm(view: View) -> Verdict:
     """Inference mode: one factor and one offset per channel."""
     if view.attr("training_mode", 0):
         return Refusal("normalises in training mode", "export the model in evaluation mode")
+    if (refusal := _unsteady_weights(view)) is not None:
+        return refusal
     return _batch_first(view, kind_of(view))
 
 

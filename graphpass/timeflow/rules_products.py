@@ -6,13 +6,24 @@ from dataclasses import replace
 
 from graphpass.timeflow.broadcasting import along_channels, broadcast, literal_batch
 from graphpass.timeflow.types import Refusal, TimeType
-from graphpass.timeflow.view import Verdict, View, kind_of, moved, not_understood, rule
+from graphpass.timeflow.view import (
+    PER_SAMPLE,
+    Verdict,
+    View,
+    kind_of,
+    moved,
+    not_understood,
+    rule,
+)
 
 _PRODUCT = Refusal(
     "multiplies two tensors that both vary in time; a product of spike trains is not the"
     " train of the product",
     "keep one side analog, or move the product behind the last activation",
 )
+
+
+_SUMS = Refusal("sums over the batch", "this operator mixes samples; remove it", mixes=True)
 
 
 @rule("Mul")
@@ -64,7 +75,7 @@ def matmul(view: View) -> Verdict:
             continue
         axis = kind.batch_axis + rank - (ranks[index] or 0)
         if vector[index] or axis == contracted:
-            return Refusal("sums over the batch", "this operator mixes samples; remove it")
+            return _SUMS
         batch.add(axis)
         inner = kind.inner
     if len(batch) > 1:
@@ -86,10 +97,12 @@ def gemm(view: View) -> Verdict:
     """Computes alpha A'B' + beta C with the batch on the rows of A'."""
     if 1 in view.varying or 2 in view.varying:
         return Refusal("the weights or the bias of a Gemm vary in time", "only its first input may")
+    if view.type(1).batch_axis is not None:
+        return PER_SAMPLE
     source = view.type()
     rows = 1 if view.attr("transA", 0) else 0
     if source.batch_axis not in (rows, None):
-        return Refusal("sums over the batch", "this operator mixes samples; remove it")
+        return _SUMS
     return TimeType(kind_of(view), None if source.batch_axis is None else 0, 1, inner=source.inner)
 
 
@@ -113,7 +126,7 @@ def einsum(view: View) -> Verdict:
     if others:
         return Refusal("its operands carry the batch on different axes", "transpose one of them")
     if letter not in output or any(term.count(letter) > 1 for term in terms):
-        return Refusal("sums over the batch", "this operator mixes samples; remove it")
+        return _SUMS
     known = {index for index, _ in carrying}
     if any(letter in term for index, term in enumerate(terms) if index not in known):
         return Refusal("an operand has a literal batch size", "export it with a symbolic batch")

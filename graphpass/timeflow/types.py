@@ -47,7 +47,15 @@ class TimeType:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an operator cannot read a time-varying tensor, and what would help."""
+    """Why an operator cannot read a time-varying tensor, and what would help.
+
+    Attributes:
+        reason: what is in the way.
+        remedy: what would help.
+        mixes: the operator works across samples, so that what it writes has no batch
+            axis, even where nothing varies in time.
+    """
 
     reason: str
     remedy: str
+    mixes: bool = False

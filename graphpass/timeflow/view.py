@@ -110,7 +110,8 @@ def not_understood(what: str, *others: str) -> Refusal:
     return Refusal(what, ", or ".join(["export the model with constant shapes and axes", *others]))
 
 
-MIXES = Refusal("works along the batch axis, so it mixes samples", "remove it")
+PER_SAMPLE = Refusal("has weights that carry the batch", "export the model with constant weights")
+MIXES = Refusal("works along the batch axis, so it mixes samples", "remove it", mixes=True)
 
 
 def is_zero(array: NDArray[Any] | None) -> bool:

@@ -32,15 +32,15 @@ LAYERS = (
     {"diagnosis"},
     {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
-    {"passes", "calibration", "plan"},
+    {"passes", "calibration", "consistency", "plan"},
     {"candidates"},
     {"charging", "fanout", "grids", "work"},
     {"neurons"},
     {"curves"},
     {"timeflow"},
     {
-        *("activation", "dialect", "editing", "model", "regions", "shape_inference"),
-        *("dialect_bodies", "shape_values", "weights"),
+        *("activation", "admission", "dialect", "dialect_bodies", "editing", "model", "regions"),
+        *("shape_inference", "shape_values", "weights"),
     },
     {"batch"},
 )

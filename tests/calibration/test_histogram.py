@@ -42,3 +42,12 @@ def test_memory_does_not_depend_on_the_number_of_images(currents):
     once = Histogram.empty(np.full(3, 2.0, np.float32)).add(currents, 1)
     often = once.add(currents, 1).add(currents, 1)
     assert often.counts.nbytes == once.counts.nbytes
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bound", [1e-45, 1e-38])
+def test_bound_near_zero(bound):
+    currents = np.array([[-1.0], [0.0], [1e-45], [1.0], [3e38]], np.float32)
+    found = Histogram.empty(np.full(1, bound, np.float32)).add(currents, 1)
+    assert found.counts.sum() == 3
+    assert found.counts[0, -1] >= 2

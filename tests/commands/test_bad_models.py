@@ -145,3 +145,27 @@ def test_names_with_terminal_escapes(
 
 def test_snn_given_as_ann(refuse: Refuse, snn: Path) -> None:
     refuse(snn, "is an SNN already")
+
+
+def test_functions_without_end(one_line_error: Check, cli: Cli, tmp_path: Path) -> None:
+    """Each function calls the one before twice: a kilobyte that stands for 2^30 nodes."""
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    functions = []
+    for level in range(31):
+        op, domain = (f"f{level - 1}", "own") if level else ("Relu", "")
+        ends = (("i", "t"), ("t", "o"))
+        nodes = [onnx.helper.make_node(op, [a], [b], domain=domain) for a, b in ends]
+        functions.append(onnx.helper.make_function("own", f"f{level}", ["i"], ["o"], nodes, opsets))
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["N", 3]) for name in "xy"]
+    node = onnx.helper.make_node("f30", ["x"], ["y"], domain="own")
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    path = tmp_path / "ann.onnx"
+    onnx.save(onnx.helper.make_model(graph, functions=functions, opset_imports=opsets), path)
+    for command in (
+        ("convert", path, "-o", tmp_path / "snn.onnx", "--steps", 4),
+        ("inspect", path),
+        ("evaluate", path, "--data", tmp_path / "none.npz"),
+        ("bench", path),
+    ):
+        one_line_error(cli(*command), "ann.onnx", "functions stand for")
+    assert [p.name for p in tmp_path.iterdir()] == ["ann.onnx"]

@@ -74,6 +74,21 @@ KEPT = {
         IMAGE + ", float[3,3,1,1] k", "N,3,4,4", f"{START} y = Conv (r, k)", W, 1
     ),
     "tanh": (IMAGE, "N,3,4,4", f"{START} y = Tanh (r)", W, 1),
+    "pool along the channels": (
+        IMAGE,
+        "N,4,3,2",
+        f"a = Conv (x, w) t = Transpose <perm = [0,2,3,1]> (a) r = Relu (t) y = MaxPool {POOL} (r)",
+        W,
+        1,
+    ),
+    "average along the channels": (
+        IMAGE,
+        "N,4,3,2",
+        "a = Conv (x, w) t = Transpose <perm = [0,2,3,1]> (a) r = Relu (t)"
+        f" y = AveragePool {POOL} (r)",
+        W,
+        1,
+    ),
     "read twice": (IMAGE, "N,3,4,4", f"{START} y = Mul (r, r)", W, 1),
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import pytest
 
 from graphpass.model import to_proto
 from graphpass.passes.fold_batch_norm import FoldBatchNorm
+from graphpass_runtime.errors import ModelError
 
 NORM = (
     "float[4] g = {0.5, -1.5, 2.0, 0.0}, float[4] b = {0.1, 0.2, -0.3, 0.4},"
@@ -177,3 +178,17 @@ def test_nothing_to_fold(bench):
         f"agraph (float[N,2,5,5] x) => (float[N,4,3,3] y) <{array('w', 4, 2, 3, 3)}>"
         " { y = Conv (x, w) }",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("v", -1.0), ("v", -0.01), ("g", float("inf")), ("b", float("nan")), ("m", float("-inf"))],
+)
+def test_parameters_that_give_no_number_are_refused(bench, name, value):
+    proto = bench.proto(conv("Conv"))
+    (weight,) = [w for w in proto.graph.initializer if w.name == name]
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[1] = value
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, name))
+    with pytest.raises(ModelError, match=r"BatchNormalization .* not finite, or a variance"):
+        FoldBatchNorm()(bench.model(proto))

@@ -187,3 +187,33 @@ def test_branch_that_data_decides_stays(bench):
     FoldConstants()(model)
     assert "If" in bench.ops(model)
     bench.same_outputs(proto, model)
+
+
+ALIKE = """agraph (float[N,2,3] x) => (float[N,6] y) <bool c = {1}> {
+    a = Neg (x)
+    b = If (c) <
+        then_branch = g () => (float[N,6] t) { t = Flatten (a) },
+        else_branch = h () => (float[N,6] e) { z = Abs (a) e = Flatten (z) }
+    >
+    y = Abs (b)
+}"""
+
+
+@pytest.mark.parametrize("other", ["z = Abs (a) e = Flatten (z)", "e = Flatten (a)"])
+def test_branch_that_is_never_taken_reads_nothing(bench, other):
+    model = bench.changed(FoldConstants, ALIKE.replace("z = Abs (a) e = Flatten (z)", other))
+    assert bench.ops(model) == ["Neg", "Flatten", "Abs"]
+    negated = model.graph.nodes[0].outputs[0]
+    assert [reader.op for reader in negated.outputs] == ["Flatten"]
+
+
+@pytest.mark.parametrize("op", ["If", "Constant", "Shape", "Identity"])
+def test_operator_of_another_domain_is_not_taken_for_a_standard_one(bench, op):
+    text = (
+        "agraph (float[N,3] x) => (float[N,3] y) <float[3] c = {1.0, 2.0, 3.0}>"
+        f" {{ a = other.{op} (c) y = Mul (x, a) }}"
+    )
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17, "other": 1]> {text}')
+    model = bench.model(proto)
+    FoldConstants()(model)
+    assert [(node.domain, node.op) for node in model.graph.nodes] == [("other", op), ("", "Mul")]

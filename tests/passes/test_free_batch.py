@@ -165,3 +165,13 @@ def test_what_may_mix_samples_keeps_its_batch_size(bench, body, out):
 )
 def test_no_common_literal_size(bench, text):
     bench.unchanged(FreeBatch, f"agraph {text}")
+
+
+def test_target_that_stays_without_effect_ends(bench):
+    """The samples are joined before the Reshape: its target can be written, to no avail."""
+    model = bench.model(
+        "agraph (float[1,2,3] x) => (float[1,12] y) <int64[2] t = {1, 12}>"
+        " { a = Concat <axis = 0> (x, x) y = Reshape (a, t) }"
+    )
+    FreeBatch()(model)
+    assert [n.op for n in model.graph.nodes] == ["Concat", "Reshape"]

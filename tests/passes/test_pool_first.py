@@ -72,3 +72,11 @@ def test_negative_amplitude_stays(bench):
     amplitude = neuron.amplitude * np.array([1, -1, 1], np.float32)
     before.note(neurons=(replace(neuron, amplitude=amplitude),))
     stays(bench, before)
+
+
+def test_channels_that_would_be_pooled_keep_their_neuron(bench):
+    body = f"t = Transpose <perm = [0, 2, 3, 1]> (a) r = Relu (t) y = {PADDED} (r)"
+    before = stage3(bench, body, "N,5,3,2")
+    (neuron,) = before.record.neurons
+    assert neuron.channel_axis == 3
+    stays(bench, before)

@@ -284,3 +284,18 @@ def test_both_exporters_give_the_same_thresholds():
         RecogniseQCFS()(model)
         found.append([n.inputs[1].values.ravel() for n in model.graph.nodes if n.op == "QCFS"])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["0.0", "1e-45", "3e38"])
+@pytest.mark.parametrize("name", ["T", "theta", "half"])
+def test_numbers_that_do_not_stay_finite(bench, name, value):
+    text = net(LEGACY.replace("{clip}", "Clip (d, zero, T)"))
+    old = next(part for part in WEIGHTS.split(", ") if part.strip().startswith(f"float {name} ="))
+    model = bench.model(text.replace(old, f" float {name} = {{{value}}}"))
+    RecogniseQCFS()(model)
+    assert all(
+        np.isfinite(tensor.values).all()
+        for node in model.graph.nodes
+        if node.op == "QCFS"
+        for tensor in node.inputs[1:]
+    )

@@ -46,6 +46,7 @@ class Case:
         first: 0 where x comes first among the inputs, 1 where it comes second.
         currents: whether the operator takes currents too.
         inner: elements on the batch axis of y, per sample.
+        data: values for x, to be varied in time, where they are not to be random.
     """
 
     op: str
@@ -61,6 +62,7 @@ class Case:
     outputs: str = "y"
     currents: bool = True
     inner: int = 1
+    data: Any = None
 
     @property
     def operator(self) -> str:
@@ -119,7 +121,8 @@ class Steps:
         rng = np.random.default_rng(5)
         feeds = {"x": x}
         for name, shape in self.case.static.items():
-            once = rng.uniform(0.5, 1.5, [N if s == "N" else s for s in shape])
+            batch = self.sizes()[self.case.shape.index("N")]
+            once = rng.uniform(0.5, 1.5, [batch if s == "N" else s for s in shape])
             repeats = [steps if s == "N" else 1 for s in shape]
             feeds[name] = np.tile(once, repeats).astype(np.float32)
         options = ort.SessionOptions()
@@ -131,12 +134,16 @@ class Steps:
         return np.asarray(y)
 
     def sizes(self) -> list[int]:
+        if self.case.data is not None:
+            return list(self.case.data.shape)
         free = {"N": N, "W": 5}
         return [free.get(str(size)) or int(size) for size in self.case.shape]
 
     def currents(self) -> Array:
         """[T, ...]: numbers without any structure."""
-        return np.random.default_rng(7).normal(size=(T, *self.sizes())).astype(np.float32)
+        values = np.random.default_rng(7).normal(size=(T, *self.sizes()))
+        data = 1 if self.case.data is None else self.case.data
+        return (values * data).astype(np.float32)
 
     def trains(self) -> Array:
         """[T, ...]: sorted trains with one amplitude per channel, of either sign."""

@@ -210,3 +210,11 @@ def test_sizes_of_features_are_the_same_at_every_step(bench, body):
     )
     assert flow.refused == []
     assert flow.types["h"].kind is Kind.STATIC
+
+
+def test_what_mixes_samples_has_no_batch_even_where_nothing_varies(bench):
+    """Twice as many rows as samples: no neuron may take them for its batch."""
+    text = "g (float[N,3] x) => (float[M,3] y) { a = Concat <axis = 0> (x, x) y = Relu (a) }"
+    flow = bench.infer(text, ["y"])
+    assert flow.types["a"].batch_axis is None
+    assert "does not carry the batch" in flow.refused[0].refusal.reason

@@ -107,7 +107,20 @@ REFUSED = [
     ("t = Transpose <perm = [1,2,3,0]> (r) y = MatMul (t, w)", "sums over the batch", "mixes"),
     ("f = Flatten (r) t = Transpose (f) y = Gemm (t, g)", "sums over the batch", "mixes"),
     ("f = Flatten (r) y = Gemm (g, f)", "weights or the bias of a Gemm vary", "first input"),
-    ("y = Conv (x, v3)", "weights of a convolution vary", "first input"),
+    ("y = Conv (x, v3)", "weights that vary in time", "first input"),
+    ("y = Conv (r, e)", "weights that carry the batch", "constant weights"),
+    ("y = ConvTranspose (r, x)", "weights that carry the batch", "constant weights"),
+    (
+        "g1 = Flatten (r) g2 = Flatten (x) y = Gemm <transB = 1> (g1, g2)",
+        "weights that carry the batch",
+        "constant weights",
+    ),
+    (
+        "t = ReduceMean <axes = [1,2,3], keepdims = 0> (r)"
+        " y = BatchNormalization (x, t, ones, ones, ones)",
+        "weights that vary in time",
+        "first input",
+    ),
     ("i = Cast <to = 7> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 10> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 9> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),

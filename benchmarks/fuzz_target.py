@@ -1,0 +1,186 @@
+"""One hostile input: run a command on it and judge what came of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from click.testing import CliRunner, Result
+
+from graphpass import verify
+from graphpass.cli import main
+from graphpass.forms import FORMS
+from graphpass_runtime.errors import GraphpassError
+from graphpass_runtime.session import Session
+
+_MEMORY = 8 << 30  # bytes of address space: what asks for more must fail, not fill the machine
+_WRITING = {"os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "shutil.rmtree"}
+_VERIFIED = 0.2  # share of converted files that are compared with their ANN
+
+_outside: list[str] = []
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How an input went: outcome, details, the command, and whether it is a defect."""
+
+    outcome: str
+    detail: str = ""
+    wrong: bool = False
+    command: tuple[str, ...] = ()
+
+
+def guard(folder: Path) -> None:
+    """Bound this process's memory, and note every file that it writes outside of a folder."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    warnings.simplefilter("always")
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE_FLAGS
+        if (writes or event in _WRITING) and isinstance(arguments[0], str | bytes):
+            path = Path(os.fsdecode(arguments[0])).absolute()
+            if folder not in (path, *path.parents) and path != Path(os.devnull):
+                _outside.append(f"{event} {path}")
+
+    sys.addaudithook(audit)
+
+
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def run(base: Path, mutant: Path, rng: np.random.Generator) -> Finding:
+    """Run one command that suits the file the mutant was made from."""
+    output = mutant.parent.parent / "out" / "snn.onnx"
+    output.parent.mkdir()
+    arguments = _command(base, mutant, output, rng)
+    _outside.clear()
+    before = sorted(mutant.parent.rglob("*"))
+    result = CliRunner().invoke(main, arguments)
+    command = tuple(a.replace(str(mutant.parent.parent), "") for a in arguments)
+    found = _judge(result, output)
+    if not found.wrong and _outside:
+        found = Finding("write outside", "\n".join(_outside), wrong=True)
+    if not found.wrong and sorted(mutant.parent.rglob("*")) != before:
+        found = Finding("write outside", "beside the model", wrong=True)
+    if found.outcome == "converted":
+        found = _judge_output(mutant, output, base, verified=rng.random() < _VERIFIED)
+    return Finding(f"{arguments[0]}: {found.outcome}" if not found.wrong else found.outcome,
+                   found.detail, found.wrong, command)  # fmt: skip
+
+
+def _command(base: Path, mutant: Path, output: Path, rng: np.random.Generator) -> list[str]:
+    data = str(base.with_suffix(".npz"))
+    kind, ann = rng.random(), base.with_suffix(".ann")
+    flags = ["--json"] if rng.random() < 0.2 else []
+    if kind < 0.15:
+        return ["inspect", str(mutant), *flags]
+    flags += ["--threads", "1"]
+    if kind < 0.2 or (kind < 0.5 and base.stem.startswith("snn")):
+        against = ["--reference", str(base)] if rng.random() < 0.5 else []
+        return ["evaluate", str(mutant), "--data", data, *against, *flags]
+    if kind < 0.8 and base.stem.startswith("snn"):
+        return ["verify", str(ann), str(mutant), "--data", data, *flags]
+    form = str(rng.choice([*FORMS, "scan", "step"]))
+    chosen = ["--form", form] if form in FORMS else ["--method", "qcfs", "--serial", form]
+    rule = str(rng.choice(["none", "none", "none", "optimal", "paper"]))
+    steps = [] if ann.exists() and rng.random() < 0.9 else ["--steps", "4"]
+    return ["convert", str(mutant), "-o", str(output), "--data", data, "--calibrate", rule,
+            *steps, *chosen, *flags]  # fmt: skip
+
+
+def _judge(result: Result, output: Path) -> Finding:
+    lines = result.stderr.splitlines()
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return Finding("traceback", "".join(traceback.format_exception(result.exception)), True)
+    if result.exit_code == 0:
+        if result.stderr:
+            return Finding("stray output", result.stderr, wrong=True)
+        return Finding("converted" if output.exists() else "done")
+    if result.exit_code == 1 and "equal" in result.stdout and not lines:
+        return Finding("differs")  # what `verify` says of two networks
+    if result.exit_code != 2 or not lines or not lines[-1].startswith("error: "):
+        return Finding("no one-line error", result.output, wrong=True)
+    if not all(c.isprintable() for c in "".join(lines)) or "Warning" in result.stderr:
+        return Finding("stray output", result.stderr, wrong=True)
+    if sorted(output.parent.iterdir()):
+        return Finding("partial output", lines[-1], wrong=True)
+    return Finding(f"refused, {_refusal(lines[-1])}")
+
+
+def _refusal(line: str) -> str:
+    """The kind of an error, from what it says after the name of the file."""
+    kinds = {
+        "not an ONNX file": "no ONNX file",
+        "no graph with nodes": "no ONNX file",
+        "is not valid ONNX": "not valid ONNX",
+        "weight '": "not valid ONNX",
+        "external data": "external data",
+        "metadata": "damaged metadata",
+        "opset": "opset or IR version",
+        "IR version": "opset or IR version",
+        "is an SNN already": "not an ANN",
+        "no activation": "no activation",
+        "and reads spikes": "not linear",
+        "export": "not convertible",
+        "ONNX Runtime": "ONNX Runtime does not run it",
+        "--data": "data",
+    }
+    return next((kind for words, kind in kinds.items() if words in line), "other")
+
+
+def _judge_output(mutant: Path, output: Path, base: Path, *, verified: bool) -> Finding:
+    """A converted file must be valid, run, and compute what the ANN computes."""
+    data = base.with_suffix(".npz")
+    if [p.name for p in output.parent.iterdir()] != [output.name]:
+        return Finding("partial output", "more files than asked for", wrong=True)
+    if (reason := _invalid(output)) is not None:
+        if _invalid(mutant) is None or _unusable(output, data) is not None:
+            return Finding("output that onnx.checker rejects", reason, wrong=True)
+        return Finding("converted, like its input only valid to ONNX Runtime")
+    if (reason := _unusable(output, data)) is not None:
+        if _unusable(mutant, data) is None:
+            return Finding("output that does not run", reason, wrong=True)
+        return Finding("converted, runs no more than its input")
+    if verified:
+        return _verified(mutant, output, base)
+    return Finding("converted")
+
+
+def _verified(mutant: Path, output: Path, base: Path) -> Finding:
+    if base.with_suffix(".ann").exists():
+        return Finding("converted")
+    try:
+        found = verify(mutant, output, base.with_suffix(".npz"))
+    except GraphpassError as error:
+        return Finding("converted, not comparable", str(error))
+    except Exception:  # any other is a defect
+        return Finding("traceback", traceback.format_exc(), wrong=True)
+    if not found.equal:
+        return Finding("wrong output", str(found), wrong=True)
+    return Finding("converted and verified")
+
+
+def _invalid(path: Path) -> str | None:
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker raises several kinds
+        return str(error)
+    return None
+
+
+def _unusable(path: Path, data: Path) -> str | None:
+    """Why ONNX Runtime does not load the file, or does not run it on one sample."""
+    try:
+        session, arrays = Session(path, provider="cpu", threads=1), np.load(data)
+        session.run({spec.name: arrays[spec.name][:1] for spec in session.inputs})
+    except (GraphpassError, KeyError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,236 @@
+"""Whether a file may be compiled at all: valid to the ONNX checker, or else to ONNX Runtime.
+
+The passes rely on what this guarantees: operators have the inputs, outputs and attributes that
+the standard gives them, shapes fit together, and every weight holds the data that it announces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from graphpass_runtime.errors import GraphpassError, ModelError
+
+_MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
+_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_EXPERIMENTAL = frozenset(
+    """ATen Affine ConstantFill Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler
+    ParametricSoftplus Scale ScaledTanh""".split()
+)
+_SMALL_BYTES = 1024  # a weight of this size may be a shape, which the inference wants to see
+
+
+def admit(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse a file that is not valid.
+
+    Real files hold mistakes that ONNX Runtime does not mind: where the checker says no, its
+    word counts.
+
+    Args:
+        proto: the content of the file, external data loaded.
+        path: the file.
+
+    Raises:
+        ModelError: it is not valid, or a weight does not hold what it announces.
+    """
+    check_functions(proto, path)
+    if (text := _undecodable(proto)) is not None:
+        raise ModelError(
+            f"{text} is not UTF-8",
+            where=str(path),
+            remedy="check that the file is complete, or export the model again",
+        )
+    layers = {name for node in all_nodes(proto) if node.op_type in _LAYERS for name in node.input}
+    for weight in _weights(proto):
+        if (problem := _damage(weight, finite=weight.name in layers)) is not None:
+            raise ModelError(
+                f"weight '{weight.name}' {problem}",
+                where=str(path),
+                remedy="export or download the model again",
+            )
+    if (problem := _checker_says(proto)) is not None:
+        from graphpass_runtime.loading import ModelSource
+
+        try:
+            ModelSource(path, "cpu", None, threads=1).create()
+        except GraphpassError as refusal:
+            raise ModelError(
+                f"is not valid ONNX ({problem})",
+                where=str(path),
+                remedy="export it again, or mend what onnx.checker names",
+            ) from refusal
+
+
+def _checker_says(proto: onnx.ModelProto) -> str | None:
+    """What is not valid; None where nothing is."""
+    if any(node.op_type in _EXPERIMENTAL and not node.domain for node in all_nodes(proto)):
+        return "holds experimental operators"  # which the checker only prints a line about
+    try:
+        onnx.checker.check_model(without_weights(proto), full_check=True)
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        return first_line(error)
+    return None
+
+
+def check_functions(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse functions that nobody could write out: a few lines may ask for any number of nodes.
+
+    Raises:
+        ModelError: they stand for too many nodes, or call each other in a circle.
+    """
+    if _expanded(proto) > _MOST_NODES:
+        raise ModelError(
+            f"its functions stand for more than {_MOST_NODES:,} nodes",
+            where=str(path),
+            remedy="export the model without functions",
+        )
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose larger weights are inputs: checking it costs the same at any size."""
+    light = onnx.ModelProto()
+    for source, target, left_out in (
+        (proto, light, "graph"),
+        (proto.graph, light.graph, "initializer"),
+    ):
+        for descriptor, value in source.ListFields():
+            if descriptor.name == left_out:
+                continue
+            if isinstance(value, str | int):
+                setattr(target, descriptor.name, value)
+            else:
+                getattr(target, descriptor.name).extend(value)
+    listed = {value.name for value in light.graph.input}
+    for weight in proto.graph.initializer:
+        if weight.ByteSize() <= _SMALL_BYTES:
+            light.graph.initializer.append(weight)
+        elif weight.name not in listed:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            )
+    return light
+
+
+def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of the graph, of its subgraphs, and of functions."""
+    yield from _with_inner(proto.graph.node)
+    for function in proto.functions:
+        yield from _with_inner(function.node)
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                waiting.extend(graph.node)
+
+
+def dangling_attribute(proto: onnx.ModelProto) -> str | None:
+    """An attribute that stands for one of a function's, in a model without functions."""
+    attributes = (attribute for node in all_nodes(proto) for attribute in node.attribute)
+    return next((a.name for a in attributes if a.ref_attr_name), None)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in short."""
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__
+
+
+def _expanded(proto: onnx.ModelProto) -> float:
+    """Number of nodes when every function is written out."""
+    calls = {(f.domain, f.name): _calls(f.node) for f in proto.functions}
+    sizes: dict[tuple[str, str], float] = {}
+    try:
+        own = {key: set(called) & set(calls) for key, called in calls.items()}
+        for key in TopologicalSorter(own).static_order():
+            sizes[key] = sum(sizes.get(call, 1.0) for call in calls[key])
+    except CycleError:
+        return math.inf
+    return sum(sizes.get(call, 1.0) for call in _calls(proto.graph.node))
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> list[tuple[str, str]]:
+    return [(node.domain, node.op_type) for node in _with_inner(nodes)]
+
+
+def _undecodable(message: Message) -> str | None:
+    """The field of a text that is not UTF-8, if there is one: protobuf hands it out as bytes."""
+    if isinstance(message, onnx.TensorProto):  # its data is not looked at
+        fields = [(message.DESCRIPTOR.fields_by_name["name"], message.name)]
+    else:
+        fields = message.ListFields()
+    for field, value in fields:
+        items = (
+            value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+        )
+        if field.type == field.TYPE_STRING and not all(isinstance(item, str) for item in items):
+            return f"{message.DESCRIPTOR.name}.{field.name}"
+        if field.type == field.TYPE_MESSAGE:
+            for item in items:
+                if (found := _undecodable(item)) is not None:
+                    return found
+    return None
+
+
+def _weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Initializers and tensors in attributes, those of subgraphs and functions included."""
+    yield from proto.graph.initializer
+    for node in all_nodes(proto):
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else []
+            yield from attribute.tensors
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.initializer
+
+
+def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
+    """What is wrong with a tensor; one at a time is read.
+
+    Infinity has its uses, as a mask or the lack of a bound, but not where `finite` is asked for.
+    """
+    if any(size < 0 for size in weight.dims):
+        return f"has the sizes {list(weight.dims)}"
+    if weight.data_type == onnx.TensorProto.STRING:
+        return None
+    try:
+        if not weight.HasField("raw_data"):
+            return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
+    except (KeyError, TypeError, ValueError) as error:
+        return f"cannot be read ({first_line(error)})"
+    bits = _BITS.get(weight.data_type, 8 * dtype.itemsize)
+    expected = -(-math.prod(weight.dims) * bits // 8)
+    if len(weight.raw_data) != expected:
+        return f"holds {len(weight.raw_data)} bytes, where its type and sizes need {expected}"
+    return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
+
+
+def _not_a_number(array: NDArray[Any], *, finite: bool) -> str | None:
+    if array.dtype.kind != "f":
+        return None
+    bad = ~np.isfinite(array) if finite else np.isnan(array)
+    return "holds values that are not finite" if bad.any() else None
+
+
+_BITS = {
+    getattr(onnx.TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(onnx.TensorProto, name)
+}

@@ -1,0 +1,186 @@
+"""Stage files whose metadata and graph have come apart are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from graphpass import convert, inspect
+from graphpass_models.digits import digits_model_path
+from graphpass_runtime.errors import GraphpassError, ModelError
+
+CNN = digits_model_path("digits_cnn")
+
+
+@pytest.fixture(scope="module")
+def stage_files(digits_npz, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    convert(CNN, folder / "snn.onnx", steps=4, data=digits_npz[0], stages=folder, form="counts")
+    return folder
+
+
+@pytest.fixture
+def carry_on(stage_files, tmp_path, digits_npz):
+    """Change a stage file, carry on from it, and give the error; nothing may be written."""
+
+    def run(stage, change, **options):
+        proto = onnx.load(stage_files / f"{stage}.onnx")
+        props = {entry.key: entry.value for entry in proto.metadata_props}
+        change(proto, props)
+        del proto.metadata_props[:]
+        for key, value in props.items():
+            proto.metadata_props.add(key=key, value=value)
+        onnx.save(proto, tmp_path / "stage.onnx")
+        with pytest.raises(GraphpassError) as error:
+            convert(
+                tmp_path / "stage.onnx", tmp_path / "snn.onnx",
+                data=digits_npz[0], form="counts", **options,
+            )  # fmt: skip
+        assert [path.name for path in tmp_path.iterdir()] == ["stage.onnx"]
+        assert str(error.value).isprintable()
+        return str(error.value)
+
+    return run
+
+
+def neurons(change):
+    """A change of the first neuron in the metadata."""
+
+    def run(_, props):
+        listed = json.loads(props["graphpass.neurons"])
+        change(listed[0])
+        props["graphpass.neurons"] = json.dumps(listed)
+
+    return run
+
+
+def entry(key, value):
+    def run(_, props):
+        props[f"graphpass.{key}"] = value
+
+    return run
+
+
+def of_op(proto, op):
+    return next(node for node in proto.graph.node if node.op_type == op)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (neurons(lambda n: n.update(name="elsewhere")), "names other neurons"),
+        (neurons(lambda n: n.update(batch_axis=1)), "has other axes"),
+        (neurons(lambda n: n.update(channel_axis=2)), "has other axes"),
+        (neurons(lambda n: n.update(channel_axis=None)), "has other axes"),
+        (neurons(lambda n: n.update(channel_axis=17)), "has other axes"),
+        (neurons(lambda n: n.update(levels=5)), "5 levels"),
+        (neurons(lambda n: n.update(levels=0)), "0 levels"),
+        (neurons(lambda n: n["threshold"].pop()), "differ in shape"),
+        (neurons(lambda n: n.update(threshold=[1e39] * len(n["threshold"]))), "not finite"),
+        (neurons(lambda n: n.update(pools=[{}])), "a pool lacks"),
+        (entry("neurons", "[]"), "names other neurons"),
+        (entry("neurons", "[" * 10_000), "metadata is damaged"),
+        (entry("steps", "3"), "4 levels"),
+        (entry("steps", "1e999"), "not finite"),
+        (entry("steps", "9" * 5000), "metadata is damaged"),
+        (entry("stage", "5-gone"), "metadata is damaged"),
+        (entry("activations", "[{}]"), "metadata is damaged"),
+        (entry("activations", '[{"name": 3, "operator": "Relu", "status": "kept"}]'), "no text"),
+        (entry("activations", '[{"name": "a", "operator": "b", "status": "x"}]'), "unknown"),
+        (entry("activations", '[{"name": "a", "threshold_max": NaN}]'), "not finite"),
+        (entry("batch_norms", '{"a": null}'), "metadata is damaged"),
+        (entry("batch_norms", '{"a": {"mean": "x"}}'), "metadata is damaged"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["2-daqcfs", "3-calibrated"])
+def test_metadata_that_does_not_fit(stage, change, words, carry_on):
+    assert words in carry_on(stage, change)
+
+
+def test_more_steps_than_there_may_be(carry_on):
+    def change(proto, props):
+        props["graphpass.steps"] = "1000000000"
+
+    assert "1000000000 time-steps" in carry_on("3-calibrated", change)
+
+
+def test_neuron_given_twice(carry_on):
+    def change(proto, _):
+        again = proto.graph.node.add()
+        again.CopyFrom(of_op(proto, "DAQCFS"))
+        again.name += "_again"
+        again.output[:] = [f"{name}_again" for name in again.output]
+        shape = ["N", None, None, None]
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(again.output[0], 1, shape))
+
+    assert "names other neurons" in carry_on("3-calibrated", change)
+
+
+def test_parameter_that_is_no_constant(carry_on):
+    def change(proto, _):
+        node = of_op(proto, "DAQCFS")
+        node.input[:] = list(node.input)[::-1]
+
+    assert "lacks a parameter" in carry_on("3-calibrated", change)
+
+
+@pytest.mark.parametrize("stage", ["1-clip", "2-daqcfs", "3-calibrated"])
+def test_node_that_cannot_be_placed_in_time(stage, carry_on):
+    def change(proto, _):
+        node = of_op(proto, "Add")
+        node.op_type, node.input[1] = "Mul", node.input[0]
+
+    options = {"steps": 4} if stage == "1-clip" else {}
+    assert "both vary in time" in carry_on(stage, change, **options)
+
+
+def test_verdict_on_what_is_not_there(carry_on):
+    def change(_, props):
+        listed = json.loads(props["graphpass.activations"])
+        listed[-1]["name"] = "elsewhere"
+        props["graphpass.activations"] = json.dumps(listed)
+
+    assert "names other neurons" in carry_on("1-clip", change, steps=4)
+
+
+def test_verdicts_are_read_by_inspect_too(stage_files, tmp_path):
+    proto = onnx.load(stage_files / "3-calibrated.onnx")
+    for prop in proto.metadata_props:
+        if prop.key == "graphpass.activations":
+            prop.value = '[{"name": "a", "operator": "b", "status": "x"}]'
+    onnx.save(proto, tmp_path / "stage.onnx")
+    with pytest.raises(ModelError, match="metadata is damaged"):
+        inspect(tmp_path / "stage.onnx")
+
+
+def test_calibration_that_says_anything(stage_files, tmp_path):
+    proto = onnx.load(stage_files / "3-calibrated.onnx")
+    for prop in proto.metadata_props:
+        if prop.key == "graphpass.calibration":
+            prop.value = '{"rule": "paper", "recovered": null}'
+    onnx.save(proto, tmp_path / "stage.onnx")
+    assert convert(tmp_path / "stage.onnx", tmp_path / "snn.onnx").advice() is None
+
+
+def test_neuron_that_no_output_hangs_on(carry_on):
+    def change(proto, _):
+        of_op(proto, "Gemm").output[0] = "unused"
+        proto.graph.node.append(onnx.helper.make_node("Flatten", ["image"], ["logits"]))
+        del proto.graph.output[0].type.tensor_type.shape.dim[:]
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_param="N")
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_value=64)
+
+    assert "names other neurons" in carry_on("2-daqcfs", change)
+
+
+def test_tensor_without_elements(write_model):
+    text = """g (float[N,2,4,4] x) => (float[N,2,M,K] y) {
+        r = Relu (x)
+        a = GlobalAveragePool (r)
+        y = MaxPool <kernel_shape = [2,2]> (a)
+    }"""
+    with pytest.raises(ModelError, match="MaxPool node 'y' writes a tensor of sizes"):
+        inspect(write_model(text))
