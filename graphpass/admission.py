@@ -172,6 +172,7 @@ def _calls(nodes: Iterable[onnx.NodeProto]) -> list[tuple[str, str]]:
 
 def _undecodable(message: Message) -> str | None:
     """The field of a text that is not UTF-8, if there is one: protobuf hands it out as bytes."""
+    fields: Sequence[tuple[Any, Any]]
     if isinstance(message, onnx.TensorProto):  # its data is not looked at
         fields = [(message.DESCRIPTOR.fields_by_name["name"], message.name)]
     else:

@@ -161,7 +161,7 @@ def _channels(region: Region) -> int:
     if region.axis is None:
         return 1
     constants = [t for n in region.nodes for t in n.inputs if isinstance(t, gs.Constant)]
-    return max(size for t in constants for size in t.shape)
+    return max(int(size) for t in constants for size in t.shape)
 
 
 @lru_cache(maxsize=64)
@@ -215,7 +215,8 @@ def _turn(function: Function, grid: Array, values: NDArray[np.float64], sign: in
         best = np.where(inside, points[least, channels], best)
         low = points[np.maximum(least - 1, 0), channels].astype(np.float64)
         high = points[np.minimum(least + 1, 128), channels].astype(np.float64)
-    return best.astype(np.float32)
+    least_at: Array = best.astype(np.float32)
+    return least_at
 
 
 def _reach(function: Function, channels: int) -> Array:

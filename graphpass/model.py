@@ -173,7 +173,8 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
             where=name,
             remedy="inline them with onnx.inliner, or export without functions",
         ) from error
-    for element in (*admission.all_nodes(proto), *proto.opset_import):
+    elements: list[Any] = [*admission.all_nodes(proto), *proto.opset_import]
+    for element in elements:
         if element.domain == "ai.onnx":  # another word for the standard domain
             element.domain = ""
     if (attribute := admission.dangling_attribute(proto)) is not None:

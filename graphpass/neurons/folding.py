@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from graphpass import editing
 from graphpass.model import Model
 from graphpass.timeflow import Shape, TimeType
+from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Neuron
 
 

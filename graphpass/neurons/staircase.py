@@ -131,5 +131,5 @@ def _interpolated(currents: NDArray[np.float64], crossings: Array) -> NDArray[np
         np.where(np.isfinite(above), between, np.minimum(below / typical, half)),
         np.where(np.isfinite(above), 1.0 - np.minimum(above / typical, half), half),
     )
-    potentials: NDArray[np.float64] = counts + share
+    potentials: NDArray[np.float64] = counts.astype(np.float64) + share
     return potentials

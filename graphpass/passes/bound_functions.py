@@ -164,7 +164,7 @@ def _bound(
             summed = _joined(model, "Sub", [summed, spiking], f"{base}/difference")
             parts.append(-_at_turn(model, region, names))
         elif piece.sign < 0:
-            minus = editing.constant(model, f"{base}/minus", np.float32(-1))
+            minus = editing.constant(model, f"{base}/minus", np.array(-1, np.float32))
             summed = _joined(model, "Mul", [spiking, minus], f"{base}/negative")
         else:
             summed = spiking
@@ -182,7 +182,8 @@ def _bound(
 def _at_turn(model: Model, region: Region, names: Mapping[str, Piece]) -> Array:
     """The function where its pieces meet, ``[C]``."""
     turn = next(piece.low for piece in names.values() if piece.low is not None)
-    return Curve.of(region, model.opset)(turn[None])[0]
+    values: Array = Curve.of(region, model.opset)(turn[None])[0]
+    return values
 
 
 def _summed(parts: Sequence[Array]) -> Array:

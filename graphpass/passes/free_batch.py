@@ -115,7 +115,8 @@ def _slice(model: Model, node: gs.Node, kind: TimeType, size: int) -> bool:
 
 
 def _write(model: Model, node: gs.Node, index: int, free: NDArray[np.int64]) -> bool:
-    if np.array_equal(editing.values(node.inputs[index]), free):  # it was written, to no avail
+    before = np.asarray(editing.values(node.inputs[index]))
+    if np.array_equal(before, free):  # it was written, to no avail
         return False
     node.inputs[index] = editing.constant(model, f"{node.outputs[0].name}/target", free)
     return True
