@@ -273,8 +273,9 @@ class FileRecord:
     def not_finite(self) -> str | None:
         """What of the numbers is infinite or no number, if anything: it cannot be written."""
         for neuron in self.neurons:
-            for key in ("threshold", "shift", "amplitude"):
-                if not np.isfinite(getattr(neuron, key)).all():
+            for key in ("threshold", "shift", "amplitude", "baseline"):
+                array = getattr(neuron, key)
+                if array is not None and not np.isfinite(array).all():
                     return f"the {key} of '{neuron.name}'"
         for name, ends in self.ranges.items():
             if not np.isfinite(ends).all():

@@ -35,7 +35,8 @@ class Firing:
     def add(self, counts: NDArray[Any]) -> None:
         """Add a batch of spike counts."""
         self.neurons += counts.size
-        self.spikes += int(counts.sum(dtype=np.float64))
+        # Behind weights that overflow, a count may be no number: it is no spike.
+        self.spikes += int(np.nan_to_num(counts).sum(dtype=np.float64))
         self.saturated += int((counts == self.levels).sum())
         self.silent += int((counts == 0).sum())
 

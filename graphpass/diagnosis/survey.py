@@ -55,10 +55,11 @@ def output_errors(
         result.energy += sum(float(np.square(output).sum()) for output in wanted)
         for index, names in enumerate(spiking):
             found = net.run(batch.feeds, names)
-            result.errors[index] += sum(
-                float(np.square(_exact(own) - output).sum())
-                for own, output in zip(found, wanted, strict=True)
-            )
+            with np.errstate(over="ignore", invalid="ignore"):  # outputs that are not finite
+                result.errors[index] += sum(
+                    float(np.square(_exact(own) - output).sum())
+                    for own, output in zip(found, wanted, strict=True)
+                )
         result.samples += count(batch.feeds)
         advance(count(batch.feeds))
     return result

@@ -76,7 +76,7 @@ def test_name_that_two_tensors_have(tmp_path: Path) -> None:
     proto = build()
     proto.graph.node[2].output[0] = "a"
     proto.graph.node[3].input[0] = "a"
-    refused(proto, tmp_path, "duplicate names")
+    refused(proto, tmp_path, "used as output names multiple times")
 
 
 def test_nodes_and_inputs_that_nothing_needs(tmp_path: Path) -> None:
