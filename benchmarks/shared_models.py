@@ -46,6 +46,9 @@ MODELS = (
     SharedModel("squeezenet1.1_imagenet", *_IMAGENET, calib_batch=4, passes=6),
 )
 
+#: Networks that still have the BatchNormalization nodes of a model above.
+WITH_STATISTICS = (SharedModel("resnet20_cifar10_bn", *_CIFAR10),)
+
 
 def shared_folder(given: str | None) -> Path:
     """The folder of the shared data.

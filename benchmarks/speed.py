@@ -20,10 +20,9 @@ from typing import Any
 import click
 import numpy as np
 import onnxruntime
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from resnet18 import write_resnet18
 from shared_models import MODELS, shared_folder
+from static_int8 import write_static_int8
 
 from graphpass import Session, bench, convert
 from graphpass.forms import FORMS, SERIAL_FORMS
@@ -127,7 +126,7 @@ def _make(name: str, shared: Path, scratch: Path, steps: int) -> _Sides:
         emit(form, last, form=form, data=data)
     for form in SERIAL_FORMS:
         emit(f"serial {form}", last, method="qcfs", serial=form)
-    others[_QDQ] = _quantised(ann, data, scratch / f"{name}-qdq.onnx")
+    others[_QDQ] = write_static_int8(ann, data, scratch / f"{name}-qdq.onnx")
     return _Sides(ann, others)
 
 
@@ -144,30 +143,6 @@ def _ann(name: str, shared: Path, scratch: Path) -> tuple[Path, list[dict[str, A
         calibration, Session(ann, threads=2).inputs, [(ann, None)], samples=_SAMPLES
     )
     return ann, [dict(batch.feeds) for batch in source.batches(_CALIBRATION_BATCH)]
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration batches as ONNX Runtime's quantiser wants them."""
-
-    def __init__(self, data: list[dict[str, Any]]) -> None:
-        self._batches = iter(data)
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._batches, None)
-
-
-def _quantised(ann: Path, data: list[dict[str, Any]], path: Path) -> Path:
-    """What a user would pick instead: ONNX Runtime's own static int8, as its guide says."""
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(ann, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        *(prepared, path, _Reader(data)),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-    return path
 
 
 def _row(

@@ -57,29 +57,33 @@ def calibrate(
     blends = threshold == BLEND
     seen = recording.record(model, measuring, TRIAL_SAMPLES if blends else 0)
     matcher = matching.Matcher(model, seen.neurons, measuring)
-    rule = threshold_rules.RULES["mse" if blends else threshold]
-    shares = {
-        name: rule(seen.histograms[name], seen.moments(name), neuron.levels)
-        for name, neuron in seen.neurons.items()
-    }
+    shares = threshold_shares(seen, "mse" if blends else threshold)
     summary: dict[str, Any] = {
         "threshold": threshold,
         "batch": measuring.batch,
         "samples": seen.samples,
     }
     if blends:
-        best, errors = _best_blend(seen, shares, matcher, measuring)
-        shares = _blended(shares, best)
+        best, errors = best_blend(seen, shares, matcher, measuring)
+        shares = blended(shares, best)
         finite = {str(b): float(f"{e:.4g}") for b, e in errors.items() if math.isfinite(e)}
         summary |= {"blend": best, "errors": finite}
-    chosen = _neurons(seen, shares)
-    moments = matcher.match(chosen, _paired(measuring, seen))
+    chosen = with_thresholds(seen, shares)
+    moments = matcher.match(chosen, paired_batches(measuring, seen))
     trials = len(BLENDS) * seen.kept / max(1, seen.samples)
     summary["passes"] = round(2 + trials, 2)
     return tuple(matching.matched(n, *moments[n.name]) for n in chosen.values()), summary
 
 
-def _best_blend(
+def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:
+    """Thresholds by one of `threshold_rules.RULES`, as shares of the largest currents."""
+    return {
+        name: threshold_rules.RULES[rule](seen.histograms[name], seen.moments(name), neuron.levels)
+        for name, neuron in seen.neurons.items()
+    }
+
+
+def best_blend(
     seen: Recording,
     shares: Mapping[str, Vector],
     matcher: matching.Matcher,
@@ -89,17 +93,18 @@ def _best_blend(
     errors: dict[float, float] = {}
     advance = measuring.progress("choosing thresholds", len(BLENDS) * seen.kept)
     for blend in BLENDS:
-        neurons = _neurons(seen, _blended(shares, blend))
+        neurons = with_thresholds(seen, blended(shares, blend))
         errors[blend] = matcher.output_error(neurons, seen.trials)
         advance(seen.kept)
     return min(reversed(BLENDS), key=lambda blend: errors[blend]), errors
 
 
-def _blended(shares: Mapping[str, Vector], blend: float) -> dict[str, Vector]:
+def blended(shares: Mapping[str, Vector], blend: float) -> dict[str, Vector]:
+    """These thresholds, so far on the way to the maximum, geometrically."""
     return {name: share ** (1.0 - blend) for name, share in shares.items()}
 
 
-def _neurons(seen: Recording, shares: Mapping[str, Vector]) -> dict[str, Neuron]:
+def with_thresholds(seen: Recording, shares: Mapping[str, Vector]) -> dict[str, Neuron]:
     """Neurons with these thresholds and least-squares amplitudes, no shift yet."""
     result = {}
     for name, neuron in seen.neurons.items():
@@ -110,7 +115,7 @@ def _neurons(seen: Recording, shares: Mapping[str, Vector]) -> dict[str, Neuron]
     return result
 
 
-def _paired(
+def paired_batches(
     measuring: Measuring, seen: Recording
 ) -> Iterator[tuple[dict[str, NDArray[Any]], matching.RawMoments]]:
     """The batches that the reference's moments were kept for."""
