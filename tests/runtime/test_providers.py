@@ -39,7 +39,11 @@ def _build(patch: Patch, *providers: str) -> list[str]:
         calls.append("preload")
         sys.stdout.write("Failed to load libcudart.so")
 
-    fake = SimpleNamespace(get_available_providers=lambda: list(providers), preload_dlls=preload)
+    fake = SimpleNamespace(
+        get_available_providers=lambda: list(providers),
+        preload_dlls=preload,
+        set_default_logger_severity=lambda level: None,
+    )
     patch.setattr(importlib, "import_module", lambda name: fake)
     return calls
 
