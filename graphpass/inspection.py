@@ -73,6 +73,7 @@ def inspect(
     *,
     keep: Collection[str] = (),
     first_activation: str = "analog",
+    rounded_currents: str = "spike",
     islands: str = "forbid",
 ) -> Inspection:
     """Look at an ANN, a stage file or an SNN without running it.
@@ -81,6 +82,8 @@ def inspect(
         path: the ONNX file.
         keep: activations that would be kept, as for `graphpass.convert`.
         first_activation: ``analog`` or ``spiking``, as for `graphpass.convert`.
+        rounded_currents: ``spike`` or ``drop``, as for `graphpass.convert`; a stage file has
+            been through it.
         islands: ``forbid`` or ``allow``, as for `graphpass.convert`.
 
     Raises:
@@ -92,7 +95,7 @@ def inspect(
     stage = model.record.stage if model.record else None
     if stage in (None, Stage.NORMALISED):
         if stage is None:
-            stages.normalise(model)
+            stages.normalise(model, rounded_currents=rounded_currents)
         choices = {"keep": keep, "first_activation": first_activation, "islands": islands}
         activations, flow, refused, outlook = _foresee(model, choices)
     else:

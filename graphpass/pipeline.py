@@ -147,7 +147,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 rounded in front of a sum: ``spike`` (the same network, when T is its number
                 of levels) or ``drop`` (they are not rounded, which is better at small T).
             islands: ``forbid``, or ``allow``: operators that spikes cannot pass compute on
-                rates, and their results are the same at every step.
+                rates, and their results are the same at every step; with the method qcfs,
+                they read the mean over the steps so far.
             stages: folder for the stage files 0 to 4.
             diagnose: also find out which layer lost what (`graphpass.diagnose`), on a few
                 of the samples; the command line asks for it.

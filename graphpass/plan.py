@@ -180,25 +180,44 @@ def make_plan(
         if any(id(n) not in kept and id(n) not in stem for n in nodes):
             kept.update({i: why for i, why in stem.items() if i not in kept})
     chosen = {n.outputs[0].name: id(n) for n in nodes if id(n) not in kept}
-    pairs = [name for name, i in chosen.items() if i in candidates.pairs]
-    flow = infer(model, list(chosen), pairs, islands=islands == "allow")
-    on_rates = {id(island.node) for island in flow.islands}
-    if chosen and on_rates.issuperset(chosen.values()):
+    flow, spiking = _typed(model, candidates, chosen, islands == "allow")
+    on_rates = _on_rates(flow)
+    if flow.islands and on_rates.issuperset(spiking.values()):
         raise ModelError(
             f"has no activation that can spike: each {flow.islands[0].refusal.reason}",
             where=model.name,
             remedy=flow.islands[0].refusal.remedy,
         )
-    functions = tuple(name for name, i in chosen.items() if i in candidates.functions)
-    helpful = bool(flow.refused) and islands != "allow" and _would_help(model, chosen, pairs)
-    return Plan(tuple(_verdicts(model, candidates, kept, flow)), flow, helpful, functions)
+    helpful = False
+    if flow.refused and islands != "allow":
+        freed, rest = _typed(model, candidates, chosen, True)
+        helpful = not freed.refused and not _on_rates(freed).issuperset(rest.values())
+    functions = tuple(name for name, i in spiking.items() if i in candidates.functions)
+    verdicts = _verdicts(model, candidates, kept, set(spiking.values()), flow)
+    return Plan(tuple(verdicts), flow, helpful, functions)
 
 
-def _would_help(model: Model, chosen: Mapping[str, int], pairs: Collection[str]) -> bool:
-    """Would islands leave nothing refused, and something spiking?"""
-    flow = infer(model, list(chosen), pairs, islands=True)
-    on_rates = {id(island.node) for island in flow.islands}
-    return not flow.refused and not on_rates.issuperset(chosen.values())
+def _typed(
+    model: Model, candidates: Candidates, chosen: Mapping[str, int], islands: bool
+) -> tuple[TimeFlow, dict[str, int]]:
+    """Time flow, and which of the chosen activations spike, by name.
+
+    Where islands are allowed, a function that no neuron can stand for is left to its
+    operators, which compute on rates one by one like any others.
+    """
+    spiking = dict(chosen)
+    while True:
+        pairs = [name for name, i in spiking.items() if i in candidates.pairs]
+        flow = infer(model, list(spiking), pairs, islands=islands)
+        refused = {id(r.node) for r in flow.refused}
+        unfit = {n for n, i in spiking.items() if i in refused and i in candidates.functions}
+        if not islands or not unfit or len(unfit) == len(spiking):
+            return flow, spiking
+        spiking = {name: i for name, i in spiking.items() if name not in unfit}
+
+
+def _on_rates(flow: TimeFlow) -> set[int]:
+    return {id(island.node) for island in flow.islands}
 
 
 def _nothing_to_convert(model: Model) -> ModelError:
@@ -247,12 +266,15 @@ def _stem(candidates: Iterable[gs.Node]) -> dict[int, str]:
 
 
 def _verdicts(
-    model: Model, candidates: Candidates, kept: dict[int, str], flow: TimeFlow
+    model: Model,
+    candidates: Candidates,
+    kept: Mapping[int, str],
+    spiking: Collection[int],
+    flow: TimeFlow,
 ) -> Iterable[Activation]:
     refused = {id(r.node): r.refusal for r in flow.refused}
     islands = {id(r.node): r.refusal for r in flow.islands}
     shares = island_shares(model, flow) if islands else {}
-    possible = {id(node) for node in candidates.nodes}
     for node in model.graph.nodes:
         if not node.outputs:
             continue
@@ -266,11 +288,11 @@ def _verdicts(
             yield Activation(name, operator, "island", reason, work=shares[id(node)])
         elif id(node) in kept:
             yield Activation(name, operator, "kept", kept[id(node)])
-        elif function is not None:
+        elif function is not None and id(node) in spiking:
             axis = flow.types[name].channel_axis
             channels = channel_count(function.source, axis)
             yield Activation(name, operator, "converted", channels=channels)
-        elif id(node) in possible:
+        elif id(node) in spiking:
             yield _converted(node, flow)
         elif id(node) in candidates.inside:
             continue

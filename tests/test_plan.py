@@ -140,6 +140,33 @@ def test_thresholds_that_are_known(activation, operator, theta):
     assert (found.threshold_min, found.threshold_max) == (theta, theta)
 
 
+def test_a_function_that_no_neuron_can_stand_for_is_an_island():
+    """Slopes along the rows, behind channels on the last axis; its two operators stay two."""
+    body = (
+        "r = Relu (x) a = MatMul (r, m) b = Mul (a, rows) f = Max (a, b) c = MatMul (f, m)"
+        " s = Relu (c) y = MatMul (s, m)"
+    )
+    text = f"float[4,1] rows = {{0.5,0.25,0.5,0.25}}, float[4,4] m = {{{','.join('1' * 16)}}}"
+
+    def of(islands):
+        model = from_proto(
+            onnx.parser.parse_model(
+                '<ir_version: 8, opset_import: ["": 17]>'
+                f" g (float[N,3,4,4] x) => (float[N,3,4,4] y) <{text}> {{ {body} }}"
+            )
+        )
+        stages.normalise(model)
+        return make_plan(model, first_activation="spiking", islands=islands)
+
+    forbidden, allowed = of("forbid"), of("allow")
+    assert [str(r.node.op) for r in forbidden.refused] == ["Max"]
+    assert "thresholds along [2], and channels along [3]" in forbidden.activations[1].reason
+    assert forbidden.islands_would_help
+    assert verdicts(allowed) == {"r": "converted", "f": "island", "s": "converted"}
+    assert allowed.functions == ()
+    assert not allowed.refused
+
+
 def test_verdicts_are_plain_values():
     found = plan(CHAIN).activations[1]
     assert found.to_json() == {

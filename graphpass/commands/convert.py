@@ -92,14 +92,7 @@ from graphpass_runtime.errors import OptionError
 )
 @options.FIRST_ACTIVATION
 @options.KEEP
-@click.option(
-    "--rounded-currents",
-    type=click.Choice(["spike", "drop"]),
-    default="spike",
-    show_default=True,
-    help="Of quantised networks: what becomes of currents that are rounded in front of a sum."
-    " Not rounding them is better at small T.",
-)
+@options.ROUNDED_CURRENTS
 @options.ISLANDS
 @click.option("--stages", type=click.Path(), help="Folder for the stage files 0 to 4.")
 @click.option(

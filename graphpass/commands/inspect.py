@@ -11,16 +11,28 @@ from graphpass.commands import options, output
 @click.argument("model", type=click.Path())
 @options.KEEP
 @options.FIRST_ACTIVATION
+@options.ROUNDED_CURRENTS
 @options.ISLANDS
 @options.JSON
 def inspect(
-    model: str, keep: tuple[str, ...], first_activation: str, islands: str, as_json: bool
+    model: str,
+    keep: tuple[str, ...],
+    first_activation: str,
+    rounded_currents: str,
+    islands: str,
+    as_json: bool,
 ) -> None:
     """Show what is in MODEL, and what a conversion would make of it."""
     from graphpass.inspection import inspect as run
     from graphpass.reports.tables import activation_table, plain_table, printable, tensor_table
 
-    result = run(model, keep=keep, first_activation=first_activation, islands=islands)
+    result = run(
+        model,
+        keep=keep,
+        first_activation=first_activation,
+        rounded_currents=rounded_currents,
+        islands=islands,
+    )
     if as_json:
         return output.print_json(result.to_json())
     ends = [("input", *item) for item in result.inputs.items()]

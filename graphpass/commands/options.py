@@ -34,6 +34,14 @@ ISLANDS = click.option(
     show_default=True,
     help="Whether operators that spikes cannot pass may compute on rates between neurons.",
 )
+ROUNDED_CURRENTS = click.option(
+    "--rounded-currents",
+    type=click.Choice(["spike", "drop"]),
+    default="spike",
+    show_default=True,
+    help="Of quantised networks: what becomes of currents that are rounded in front of a sum."
+    " Not rounding them is better at small T.",
+)
 KEEP = click.option("--keep", multiple=True, metavar="NAME", help="Keep this activation analog.")
 
 

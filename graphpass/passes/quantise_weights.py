@@ -54,9 +54,10 @@ class QuantiseWeights(Pass):
             )
         work = _Quantiser(model, plan, model.record)
         nodes = list(model.graph.nodes)
+        neurons = sum(editing.is_dialect(node, dialect.NEAREST_COUNT) for node in nodes)
         for node in nodes:
             work.visit(node)
-        return len(plan.integer)
+        return len(plan.integer) + neurons
 
 
 class _Quantiser:

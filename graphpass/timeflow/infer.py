@@ -145,7 +145,7 @@ class _Inference:
         read = function.source if function is not None and unbounded else node.inputs[0]
         kind, along = self._with_batch(read), _threshold_axes(node, function)
         if (refusal := _unfit(read, kind, along)) is not None:
-            # A function's own nodes are typed as part of its neuron: no island without it.
+            # A function's own nodes are typed as part of its neuron: the plan lets it go.
             island = self._islands and not unbounded
             return self._island(view, refusal) if island else self._refuse(view, refusal)
         channel_axis = along[0] if along else kind.channel_axis

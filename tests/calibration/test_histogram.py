@@ -51,3 +51,11 @@ def test_bound_near_zero(bound):
     found = Histogram.empty(np.full(1, bound, np.float32)).add(currents, 1)
     assert found.counts.sum() == 3
     assert found.counts[0, -1] >= 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_channel_that_hardly_fires_far_below_zero() -> None:
+    """Billions of bins below the first one: left out like all that is not positive."""
+    bound = np.array([1e-6], np.float32)
+    far = Histogram.empty(bound).add(np.array([[-1e6], [5e-7]], np.float32), 1)
+    assert far.counts.sum() == far.counts[0, BINS // 2 - 1 : BINS // 2 + 1].sum() == 1
