@@ -25,7 +25,7 @@ from graphpass_runtime.providers import (
 
 _GPU = (("tensorrt", TENSORRT), ("cuda", CUDA))
 _SPELLED = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
-SILENT = 4  # log severity: fatal only; what matters comes as an exception too
+_SILENT = 4  # log severity: fatal only; what matters comes as an exception too
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
@@ -126,7 +126,7 @@ class ModelSource:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        options.log_severity_level = SILENT
+        options.log_severity_level = _SILENT
         if self.file_order:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if saturates():  # a wider kernel, less than half as fast

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,11 +11,9 @@ import onnx_graphsurgeon as gs
 from graphpass import editing
 from graphpass.model import Model
 from graphpass.passes.base import Pass
-from graphpass_runtime.loading import SILENT
 from graphpass_runtime.providers import import_onnxruntime
 
 _LARGEST_BYTES = 1 << 28  # a file of a few bytes may ask for a constant of any size
-_SWAPPING = threading.Lock()
 
 
 class FoldConstants(Pass):
@@ -31,10 +27,11 @@ class FoldConstants(Pass):
     def apply(self, model: Model) -> int:
         """Bypass first: an Identity may stand between a weight and its reader."""
         count = 0
+        import_onnxruntime()  # silent from here on, in graphsurgeon's sessions too
         while True:
             count += sum(_try_bypass(model, node) for node in model.graph.nodes)
             before = len(model.graph.nodes)
-            with _foreign_apart([*model.graph.nodes, *_inner(model)]), _silent_sessions():
+            with _foreign_apart([*model.graph.nodes, *_inner(model)]):
                 model.graph.fold_constants(
                     size_threshold=_LARGEST_BYTES,
                     should_exclude_node=_is_excluded,
@@ -46,30 +43,6 @@ class FoldConstants(Pass):
             count += inlined
             if not inlined:
                 return count
-
-
-@contextmanager
-def _silent_sessions() -> Iterator[None]:
-    """ONNX Runtime does not write its warnings to stderr while graphsurgeon computes with it.
-
-    graphsurgeon has no options for its sessions. The level of all sessions can be set but
-    not read, so that it could not be put back; therefore the class is, with what others
-    open meanwhile left alone.
-    """
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = SILENT
-    with _SWAPPING:
-        session = ort.InferenceSession
-
-        def open_session(model: Any, sess_options: Any = None, *args: Any, **others: Any) -> Any:
-            return session(model, sess_options or options, *args, **others)
-
-        ort.InferenceSession = open_session
-        try:
-            yield
-        finally:
-            ort.InferenceSession = session
 
 
 def _try_inline(model: Model, node: gs.Node) -> bool:

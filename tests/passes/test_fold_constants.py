@@ -2,15 +2,13 @@
 
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from graphpass.model import to_proto
-from graphpass.passes.fold_constants import FoldConstants, _silent_sessions
+from graphpass.passes.fold_constants import FoldConstants
 
 OPSETS = [8, 9, 11, 12, 13, 17, 18, 26]
 
@@ -239,30 +237,13 @@ def test_nothing_is_written_to_stderr_while_folding(tmp_path):
         "from graphpass.model import from_proto\n"
         "from graphpass.passes.fold_constants import FoldConstants\n"
         "proto = onnx.parser.parse_model(open('noisy.txt').read())\n"
-        "FoldConstants()(from_proto(proto))\n"
-        "print('folded', file=sys.stderr)\n"
         "from_proto(proto).graph.fold_constants()\n"
+        "print('as graphsurgeon does it', file=sys.stderr)\n"
+        "FoldConstants()(from_proto(proto))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    silent, loud = done.stderr.split("folded\n")
+    loud, silent = done.stderr.split("as graphsurgeon does it\n")
     assert silent == ""
     assert "onnxruntime" in loud, "a graph that provokes no warning tests nothing"
-
-
-def test_sessions_of_others_are_left_alone():
-    session = onnxruntime.InferenceSession
-    entered = threading.Event()
-
-    def other():
-        with _silent_sessions():
-            entered.set()
-
-    with _silent_sessions():
-        assert onnxruntime.InferenceSession is not session
-        thread = threading.Thread(target=other)
-        thread.start()
-        assert not entered.wait(0.05)  # one at a time: each puts back what it found
-    thread.join()
-    assert onnxruntime.InferenceSession is session
