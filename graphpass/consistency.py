@@ -17,11 +17,11 @@ from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
 
 _FUNCTIONS = {
-    Stage.CLIP: (dialect.CLIP_RELU, dialect.QCFS),
+    Stage.CLIP: (dialect.CLIP_RELU, dialect.CLIP_ABOVE, dialect.QCFS),
     Stage.DAQCFS: (dialect.DAQCFS,),
     Stage.CALIBRATED: (dialect.DAQCFS,),
 }
-_INPUTS = {dialect.CLIP_RELU: 2, dialect.QCFS: 3, dialect.DAQCFS: 5}
+_INPUTS = {dialect.CLIP_RELU: 2, dialect.CLIP_ABOVE: 4, dialect.QCFS: 3, dialect.DAQCFS: 5}
 
 
 def check_stage_file(model: Model) -> None:
