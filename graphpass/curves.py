@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graphpass.model import Model, to_proto
 from graphpass.regions import Region
+from graphpass_runtime.errors import ModelError
 from graphpass_runtime.session import Session
 
 Array = NDArray[np.float32]
@@ -109,9 +110,17 @@ def level_crossings(function: Function, channels: int, levels: int) -> Array:
     Returns:
         float32 ``[T, C]``, rows in ascending order; infinite for levels that are never reached,
         or always.
+
+    Raises:
+        ModelError: the function has no finite value around zero.
     """
     wanted = np.arange(1, levels + 1, dtype=np.float32)[:, None]
     grid = _reach(function, channels)
+    if not grid.size:
+        raise ModelError(
+            "an activation has no finite value in reach of its currents",
+            remedy="check that weights are finite, and not very large",
+        )
     low = np.full((levels, channels), _ordered(grid[:1])[0])
     high = np.full((levels, channels), _ordered(grid[-1:])[0])
     ends = function(_columns(grid[[0, -1]], channels))

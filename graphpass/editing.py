@@ -60,7 +60,8 @@ def _integer_weights(tensor: gs.Tensor) -> NDArray[Any] | None:
     if known is None or not isinstance(operand, gs.Constant):
         return None
     by = np.asarray(operand.values)
-    result: NDArray[Any] = known * by if node.op == "Mul" else known - by
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so
+        result: NDArray[Any] = known * by if node.op == "Mul" else known - by
     return result
 
 

@@ -9,6 +9,7 @@ import pytest
 from graphpass.curves import Curve, Unfit, level_crossings
 from graphpass.model import from_proto, infer_shapes
 from graphpass.regions import find_regions
+from graphpass_runtime.errors import ModelError
 
 K = (
     "float zero = {0.0}, float half = {0.5}, float one = {1.0}, float three = {3.0},"
@@ -149,3 +150,8 @@ def test_a_jump_takes_all_levels_at_once():
     found = level_crossings(lambda z: function(z) * 4 + np.float32(0.5), 1, 4)
     assert (found > 0).all()
     assert (found < 1e-37).all()
+
+
+def test_function_without_a_finite_value():
+    with pytest.raises(ModelError, match="no finite value"):
+        level_crossings(lambda z: np.full_like(z, np.inf), 2, 4)

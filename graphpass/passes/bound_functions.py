@@ -100,6 +100,7 @@ def neuron_names(model: Model, region: Region) -> dict[str, Piece]:
     return {first if piece.sign > 0 else f"{name}{_INHIBITORY}": piece for piece in found}
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is not finite is refused with the neuron
 def bounds_between(
     model: Model, region: Region, low: Array, high: Array, axis: int | None
 ) -> dict[str, Bounds]:
