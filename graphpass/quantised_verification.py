@@ -194,6 +194,12 @@ class QuantisedComparison:
         size = 0
         for neuron in self._neurons:
             counts = _counts(neuron, found[self._shown[neuron.name]])
+            if counts.shape != expected.counts[neuron.name].shape:
+                raise ModelError(
+                    f"neuron '{neuron.name}' has another size than in the reference",
+                    where=self._where,
+                    remedy="give the files of one conversion",
+                )
             self._agreement[neuron.name].add(expected.counts[neuron.name], counts)
             size = len(counts)
         self._compare_outputs(expected.outputs, outputs, size)
