@@ -4,7 +4,8 @@
 
 Every file is first tried without islands, then with them. `verify` compares the spike counts
 with the ANN's own DA-QCFS stage; `error` is the distance of the outputs from the ANN's,
-relative to their size (root of the summed squares), on inputs that calibration did not see.
+relative to their size (root of the summed squares), on inputs that calibration did not see
+("0 of 0" where both give only zeros, or no floats).
 Inputs are real images where the corpus says how they are scaled, else uniform random numbers
 from a seeded generator ("synthetic").
 """
@@ -113,7 +114,7 @@ def _judge(folder: Path, name: str, entry: Mapping[str, Any], samples: int) -> t
             continue
         neurons, equal, errors = cells
         result = "converted" if islands == "forbid" else "with islands"
-        shown = " | ".join(f"{error:.4f}" for error in errors)
+        shown = " | ".join("0 of 0" if math.isnan(e) else f"{e:.4f}" for e in errors)
         return result, f"{neurons} | {origin} | {equal} | {shown} | {' '.join(reasons[:1])}"
     return "refused", f"| {origin} | | | | {reasons[-1]}"
 
@@ -149,7 +150,9 @@ def _distance(ann: Path, snn: Path, heldout: list[Feeds]) -> float:
             if np.issubdtype(value.dtype, np.floating):
                 off += float(np.square(found[key].astype(np.float64) - value).sum())
                 size += float(np.square(value.astype(np.float64)).sum())
-    return math.sqrt(off / size) if size else math.nan
+    if not size:
+        return math.inf if off else math.nan
+    return math.sqrt(off / size)
 
 
 def _data(
