@@ -151,9 +151,9 @@ class Neuron:
         with np.errstate(over="ignore"):
             arrays = {key: np.asarray(values[key], np.float32) for key in names}
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError(f"{', '.join(names)}: not all finite")
+            raise ValueError(f"{', '.join(names)}: not finite")
         if any(a.ndim != 1 or a.shape != arrays["threshold"].shape for a in arrays.values()):
-            raise ValueError(f"{', '.join(names)}: shapes differ")
+            raise ValueError(f"{', '.join(names)}: they differ in shape")
         if any(not {"op", "attrs"} <= set(pool) for pool in values["pools"]):
             raise ValueError("a pool lacks its operator or attributes")
         axis, trained = values["channel_axis"], values["trained_levels"]

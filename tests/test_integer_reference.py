@@ -19,8 +19,9 @@ RNG = np.random.default_rng(0)
 
 def dequantised(layer: str) -> str:
     """A net of one layer on integers: what it rounds, and its output."""
+    x, y = ("A, B, C, D", "A, E, F, G") if layer.startswith("Conv") else ("A, B", "A, C")
     return (
-        "net (float x) => (float y) {"
+        f"net (float[{x}] x) => (float[{y}] y) {{"
         " q = QuantizeLinear (x, sx, zx) d = DequantizeLinear (q, sx, zx)"
         " w = DequantizeLinear <axis = AXIS> (qw, sw, zw)"
         " b = DequantizeLinear <axis = 0> (qb, sb, zb)"
