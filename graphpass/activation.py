@@ -71,8 +71,9 @@ def is_convertible(node: gs.Node) -> bool:
     """Is it a normalised Relu, Clip(0, c), QCFS, or what a later stage made of one?"""
     if editing.is_dialect(node, *dialect.NEURONS):
         return True
-    interval = bounds(node)
-    return editing.is_standard(node, "Relu", "Clip") and interval is not None and interval[0] == 0.0
+    if not editing.is_standard(node, "Relu", "Clip") or (interval := bounds(node)) is None:
+        return False
+    return interval[0] == 0.0 and interval[1] > 0.0  # up to zero it is a constant
 
 
 def channel_count(tensor: gs.Tensor, channel_axis: int | None) -> int:

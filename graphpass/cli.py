@@ -20,6 +20,9 @@ class _Group(click.Group):
             _show_plan(error)
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
+        except MemoryError:  # sizes come from files: a batch of billions is easily asked for
+            click.echo("error: not enough memory; use smaller batches or inputs", err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("interrupted: nothing was written", err=True)
             ctx.exit(130)

@@ -75,7 +75,8 @@ class Curve:
     def of(cls, region: Region, opset: int) -> Curve:
         """The function of a region, in a version of the standard operators."""
         content = _content(region, opset)
-        return cls(content, len(region.source.shape), region.axis, _channels(region))
+        # The function of a single number is fed many of them like any other.
+        return cls(content, max(1, len(region.source.shape)), region.axis, _channels(region))
 
     def __call__(self, currents: Array) -> Array:
         """Values for currents, both float32 ``[G, C]``."""

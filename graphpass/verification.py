@@ -186,7 +186,7 @@ def _reference_model(path: PathLike, record: FileRecord) -> Model:
             remedy="give 3-calibrated.onnx of --stages, or another form of the SNN",
         )
     if stage is None:
-        dropped = any(verdict["status"] == "dropped" for verdict in record.activations)
+        dropped = any(verdict.get("status") == "dropped" for verdict in record.activations)
         stages.normalise(model, rounded_currents="drop" if dropped else "spike")
     return _rebuilt(model, record)
 

@@ -95,6 +95,8 @@ def test_node_without_inputs():
 @pytest.mark.parametrize(
     ("call", "convertible"),
     [
+        ("Clip (x, zero, zero)", False),
+        ("Clip (x, zero, neg)", False),
         ("Relu (x)", True),
         ("Clip (x, zero, six)", True),
         ("Clip (x, neg, six)", False),

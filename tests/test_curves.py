@@ -155,3 +155,12 @@ def test_a_jump_takes_all_levels_at_once():
 def test_function_without_a_finite_value():
     with pytest.raises(ModelError, match="no finite value"):
         level_crossings(lambda z: np.full_like(z, np.inf), 2, 4)
+
+
+def test_function_of_a_single_number():
+    text = "g (float[N,3] x) => (float y) { a = ReduceMean <keepdims = 0> (x) y = Sigmoid (a) }"
+    model = from_proto(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'))
+    infer_shapes(model)
+    curve = Curve.of(find_regions(model)["y"], 17)
+    found = curve(np.array([[0.0], [1.0]], np.float32))
+    np.testing.assert_allclose(found, [[0.5], [1 / (1 + np.exp(-1))]], rtol=1e-6)

@@ -15,6 +15,7 @@ from graphpass.model import Model
 from graphpass.neurons import Neuron, daqcfs
 from graphpass.passes.base import Pass
 from graphpass.timeflow import TimeFlow
+from graphpass_runtime.errors import ModelError
 
 _BOUNDED = (dialect.CLIP_RELU, dialect.CLIP_ABOVE, dialect.QCFS)
 
@@ -65,6 +66,11 @@ class QuantiseActivations(Pass):
         above = node.op == dialect.CLIP_ABOVE
         limits = [np.asarray(editing.values(tensor)) for tensor in node.inputs[1:]]
         threshold = _per_channel(limits[-1] if above else limits[0], count)
+        if quantised and not (threshold > 0).all():
+            raise ModelError(
+                f"{editing.describe(node)} has a threshold of zero or less",
+                remedy="check the network that it was exported from",
+            )
         assert kind.batch_axis is not None, "time flow refuses neurons without a batch"
         return Neuron(
             name=node.outputs[0].name,

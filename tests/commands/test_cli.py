@@ -101,3 +101,15 @@ def test_error_of_a_subprocess_is_one_line(
     assert done.stderr.startswith("error: ann.onnx: ")
     assert done.stderr.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["ann.onnx"]
+
+
+def test_memory_that_is_not_there_is_one_line(
+    cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_args: object, **_options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("graphpass.inspection.inspect", too_much)
+    result = cli("inspect", CNN)
+    assert result.exit_code == 2
+    assert result.stderr == "error: not enough memory; use smaller batches or inputs\n"

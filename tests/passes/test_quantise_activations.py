@@ -7,6 +7,7 @@ import pytest
 from graphpass.model import to_proto
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.timeflow import infer
+from graphpass_runtime.errors import ModelError
 
 WEIGHTS = (
     "float theta = {1.5}, float[3,1,1] thetas = {0.5, 1.0, 1.5}, float[1,3,1,1] thetas4 ="
@@ -92,3 +93,11 @@ def test_qcfs_with_thresholds_knows_its_channels_where_they_were_lost(bench):
     assert not flow.refused
     model = bench.changed(lambda: QuantiseActivations(["y"], flow, 4), proto)
     assert model.record.neurons[0].channel_axis == 1
+
+
+@pytest.mark.parametrize("theta", ["0.0", "-1.5"])
+def test_threshold_of_zero_or_less_is_refused(bench, theta):
+    text = net("QCFS (a, theta, T)").replace("theta = {1.5}", f"theta = {{{theta}}}")
+    _, model, make = quantise(bench, text)
+    with pytest.raises(ModelError, match="threshold of zero or less"):
+        make()(model)
