@@ -19,9 +19,10 @@ from graphpass.regions import nodes_of_functions
 
 TOP = 255  # the largest uint8
 
-#: Operators that move or compare elements, and do the same on uint8.
+#: Operators that move or compare elements, and do the same on uint8. (GlobalMaxPool would
+#: too, but ONNX has it for floats alone.)
 LAYOUT = (
-    "Concat DepthToSpace Expand Flatten Identity MaxPool GlobalMaxPool Pad Reshape Slice"
+    "Concat DepthToSpace Expand Flatten Identity MaxPool Pad Reshape Slice"
     " SpaceToDepth Split Squeeze Transpose Unsqueeze"
 ).split()
 _AVERAGES = ("AveragePool", "GlobalAveragePool")

@@ -25,8 +25,8 @@ from graphpass.timeflow.view import (
 def concat(view: View) -> Verdict:
     """Joins along any axis but the batch."""
     rank = view.rank()
-    if rank is None:
-        return not_understood("joins tensors of unknown rank")
+    if not rank:
+        return not_understood("joins tensors of unknown rank, or numbers")
     axis = int(view.attr("axis")) % rank
     kinds = [view.type(i) for i in range(len(view.types))]
     batch = {(k.batch_axis, k.inner) for k in kinds if k.batch_axis is not None}

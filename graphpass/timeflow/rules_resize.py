@@ -43,6 +43,8 @@ def upsample(view: View) -> Verdict:
 
 def _resized(view: View, axes: list[int], scales: Any) -> Verdict:
     source = view.type()
+    if np.shape(scales) != (len(axes),):
+        return not_understood("does not have one scale for each axis")
     resized = [axis for axis, scale in zip(axes, scales, strict=True) if scale != 1]
     if source.batch_axis in resized:
         return MIXES

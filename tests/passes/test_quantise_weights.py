@@ -346,3 +346,22 @@ def test_int8_is_close_to_counts(made: Callable[..., Path], tmp_path: Path) -> N
     batch = images(32)
     close, same = Session(path).run(batch)["y"], Session(counts).run(batch)["y"]
     assert np.abs(close - same).max() < 0.15 * np.ptp(same)
+
+
+def test_global_max_pool_computes_in_float(
+    write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    ann = write_model(
+        "g (float[N, 2, 6, 6] x) => (float[N, 3] y) {"
+        " a = Conv (x, k) r = Relu (a) b = Conv (r, k2) s = Relu (b)"
+        " p = GlobalMaxPool (s) f = Flatten (p) y = MatMul (f, w) }",
+        {
+            "k": rng.normal(0, 0.5, (4, 2, 3, 3)).astype(np.float32),
+            "k2": rng.normal(0, 0.5, (4, 4, 3, 3)).astype(np.float32),
+            "w": rng.normal(0, 0.5, (4, 3)).astype(np.float32),
+        },
+    )
+    data = [{"x": rng.normal(0, 1, (8, 2, 6, 6)).astype(np.float32)}]
+    convert(ann, tmp_path / "snn.onnx", steps=8, data=data, form="int8")
+    assert verify(ann, tmp_path / "snn.onnx", data).equal
