@@ -12,7 +12,7 @@ from graphpass.model import Model
 from graphpass.passes.base import Pass
 
 _DOMAIN = "com.microsoft"
-_OPERATORS = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
+_OPERATORS = ("BiasGelu", "FastGelu", "Gelu")
 _OLDEST_OPSET = 9  # the first with Erf
 
 
@@ -20,9 +20,8 @@ class SpellGelu(Pass):
     """`com.microsoft` Gelu and its variants become what they are defined as.
 
     Gelu(x) = x/2 (1 + erf(x / sqrt 2)), FastGelu(x) = x/2 (1 + tanh(0.7978845608 (x +
-    0.044715 x^3))), QuickGelu(x) = x sigmoid(alpha x); BiasGelu is Gelu of x + bias, and
-    FastGelu may have a bias too. Then shapes are known behind them, and any runtime can
-    run the result.
+    0.044715 x^3))); BiasGelu is Gelu of x + bias, and FastGelu may have a bias too. Then
+    shapes are known behind them, and any runtime can run the result. QuickGelu is SplitFused's.
     """
 
     def apply(self, model: Model) -> int:
@@ -37,12 +36,8 @@ def _try_spell(model: Model, node: gs.Node) -> bool:
     source = node.inputs[0]
     if (bias := editing.present(node.inputs, 1)) is not None:
         source = write("Add", source, bias)
-    if node.op == "QuickGelu":
-        scaled = write("Mul", source, float(node.attrs.get("alpha", 1.702)))
-        product = (source, write("Sigmoid", scaled))
-    else:
-        bell = _tanh(write, source) if node.op == "FastGelu" else _erf(write, source)
-        product = (write("Mul", source, 0.5), write("Add", bell, 1.0))
+    bell = _tanh(write, source) if node.op == "FastGelu" else _erf(write, source)
+    product = (write("Mul", source, 0.5), write("Add", bell, 1.0))
     (output,) = node.outputs
     editing.detach(node)
     model.graph.nodes.append(gs.Node("Mul", output.name, inputs=[*product], outputs=[output]))

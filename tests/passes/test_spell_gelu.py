@@ -32,8 +32,6 @@ def run(content):
         "BiasGelu (x, b)",
         "FastGelu (x)",
         "FastGelu (x, b)",
-        "QuickGelu (x)",
-        "QuickGelu <alpha = 1.5> (x)",
     ],
 )
 def test_the_same_numbers(op, opset):

@@ -88,6 +88,17 @@ def test_silu(bench, tmp_path):
     compare(bench, proto, ["Sigmoid", "Mul"])
 
 
+@pytest.mark.parametrize("alpha", [None, 1.5])
+def test_quick_gelu(bench, tmp_path, alpha):
+    text = "g (float[N,5] x) => (float[N,5] y) { s = Sigmoid (x) y = Mul (x, s) }"
+    proto = fused(bench, text, {}, 13, tmp_path)
+    (node,) = proto.graph.node
+    del node.attribute[:]
+    if alpha is not None:
+        node.attribute.append(onnx.helper.make_attribute("alpha", alpha))
+    compare(bench, proto, ["Mul", "Sigmoid", "Mul"])
+
+
 def compare(bench, proto, ops):
     model = from_proto(onnx.ModelProto.FromString(proto.SerializeToString()))
     assert SplitFused()(model).modified
