@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from graphpass.timeflow.broadcasting import along_channels, broadcast
 from graphpass.timeflow.types import Kind, Refusal, TimeType
-from graphpass.timeflow.view import PER_SAMPLE, Verdict, View, kind_of, rule
+from graphpass.timeflow.view import PER_SAMPLE, UNLIKE_MEANS, Verdict, View, kind_of, rule
 
 
 @rule("Identity", "Dropout", "Neg", "Cast")
@@ -85,11 +85,7 @@ def max_pool(view: View) -> Verdict:
     source = view.type()
     if view.varying:
         if not source.poolable:
-            return Refusal(
-                "takes the maximum of currents that differ per step, which is not the"
-                " maximum of their means",
-                "put an activation between, or pool before the sum",
-            )
+            return UNLIKE_MEANS
         if source.channel_axis not in (None, 1):
             return Refusal(
                 "takes the maximum over channels, whose spikes differ in amplitude",

@@ -111,6 +111,10 @@ def not_understood(what: str, *others: str) -> Refusal:
 
 
 PER_SAMPLE = Refusal("has weights that carry the batch", "export the model with constant weights")
+UNLIKE_MEANS = Refusal(
+    "takes the maximum of currents that differ per step, which is not the maximum of their means",
+    "put an activation between, or pool before the sum",
+)
 MIXES = Refusal("works along the batch axis, so it mixes samples", "remove it", mixes=True)
 
 

@@ -75,6 +75,16 @@ LINEAR = {
     ),
 }
 
+POOLS = {
+    "maximum over rows, channels last": (
+        net(
+            "t = Transpose <perm = [0,2,3,1]> (r) m = ReduceMax <axes = [1]> (t)"
+            " c = Transpose <perm = [0,3,1,2]> (m)"
+        ),
+        13,
+    ),
+}
+
 ISLANDS = {
     "squeeze and excite": net(
         "p = GlobalAveragePool (r) g = Conv (p, v) h = Sigmoid (g) c = Mul (r, h)"
@@ -110,9 +120,9 @@ ISLANDS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", LINEAR)
-def test_linear_operators(bench, name, form):
-    text, opset = LINEAR[name]
+@pytest.mark.parametrize("name", LINEAR | POOLS)
+def test_operators(bench, name, form):
+    text, opset = (LINEAR | POOLS)[name]
     stage3 = bench.calibrated(bench.net(text, W, opset))
     bench.same_outputs(stage3, bench.emitted(stage3, form), atol=2e-4)
 

@@ -27,6 +27,9 @@ WEIGHTS = (
 REFUSED = [
     ("y = MaxPool <kernel_shape = [2,2]> (c)", "maximum of currents", "activation between"),
     ("y = GlobalMaxPool (c)", "maximum of currents", "activation between"),
+    ("y = ReduceMax <axes = [2,3]> (c)", "maximum of currents", "activation between"),
+    ("y = ReduceMax <axes = [1]> (r)", "over channels", "the other axes"),
+    ("y = ReduceMax <axes = [0]> (r)", "mixes samples", "remove it"),
     (
         "y, i = MaxPool <kernel_shape = [2,2]> (r) j = Cast <to = 1> (i) o = Add (y, j)",
         "Indices",

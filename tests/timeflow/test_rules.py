@@ -231,6 +231,9 @@ POOLS = [
     case("MaxPool <kernel_shape = [3]> (x)", ("N", 3, 6), opset=26, **TRAIN),
     case("GlobalMaxPool (x)", **TRAIN),
     case("GlobalMaxPool (x)", opset=8, **TRAIN),
+    case("ReduceMax <axes = [2, 3]> (x)", opset=13, **TRAIN),
+    case("ReduceMax <axes = [-1], keepdims = 0> (x)", opset=11, **TRAIN),
+    case("ReduceMax <keepdims = 0> (x, a)", weights={"a": i64(2, 3)}, opset=18, **TRAIN),
 ]
 
 
