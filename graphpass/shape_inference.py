@@ -29,6 +29,7 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
 
     ONNX's inference runs with a number for the batch (see `batch`), and again whenever
     the shapes that it found make shape arithmetic known that it did not follow itself.
+    Its own following of values (data_prop) would make a list of a vector over the batch.
     Weights of more than a kilobyte are left out of what it sees, so that the cost does
     not depend on the size of the model.
 
@@ -48,7 +49,7 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
     proto = _with_numbers(without_weights(proto), batch.symbol_of(graph))
     told: set[str] = set()
     while True:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto)
         _take_shapes(graph, inferred, interface)
         if not _tell_values(proto, graph, told):
             return

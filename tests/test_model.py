@@ -1,7 +1,9 @@
 """Loading and saving: nothing is lost, nothing is half written, errors say what is wrong."""
 
 import os
+import resource
 import stat
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -338,6 +340,16 @@ class TestErrors:
             from_proto(proto)
 
 
+@pytest.fixture
+def little_memory():
+    """At most a gigabyte of address space more than there is now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 class TestShapes:
     def test_every_tensor_gets_its_type(self):
         model = from_proto(parse())
@@ -366,6 +378,15 @@ class TestShapes:
         assert model.graph.tensors()["a"].shape == ["batch", 999]
         assert isinstance(model, Model)
         assert to_proto(model).graph.initializer[0].dims == [3, 999]
+
+    def test_vectors_over_the_batch_are_no_lists_of_sizes(self, little_memory):
+        """A list as long as the number that stands for the batch would need gigabytes."""
+        text = (
+            "g (float[batch] x) => (float[batch] y) <float t = {2}> { a = Mul (x, t) y = Relu (a) }"
+        )
+        model = from_proto(parse(text))
+        infer_shapes(model)
+        assert model.graph.tensors()["a"].shape == ["batch"]
 
     def test_shapes_go_through_functions_of_the_dialect(self):
         text = TEXT.replace("[second] y = Relu (a)", "q = graphpass.QCFS (a, t, t) y = Neg (q)")
