@@ -114,8 +114,9 @@ def _tell_values(proto: onnx.ModelProto, graph: gs.Graph, told: set[str]) -> boo
                 told.add(name)
     if len(told) == count:
         return False
+    tensors = graph.tensors()
     for name in sorted(told):
-        array = values[name].astype(np.int64)
+        array = values[name].astype(tensors[name].dtype or np.int64)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, f"{name}/known"))
     for node in proto.graph.node:
         for index, name in enumerate(node.input):

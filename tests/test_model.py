@@ -388,6 +388,17 @@ class TestShapes:
         infer_shapes(model)
         assert model.graph.tensors()["a"].shape == ["batch"]
 
+    def test_known_sizes_keep_their_type(self):
+        """Of converters that compute sizes in int32."""
+        text = (
+            "g (float[batch,3] x) => (float[M,3] y) <int64[1] at0 = {0}, int64[1] at1 = {1}> {"
+            " s = Shape (x) i = Cast <to = 6> (s) a = Slice (i, at0, at1, at0)"
+            " l = Cast <to = 7> (i) r = Reshape (x, l) y = Relu (r) }"
+        )
+        model = from_proto(parse(text))
+        infer_shapes(model)
+        assert model.graph.tensors()["a"].dtype == np.int32
+
     def test_shapes_go_through_functions_of_the_dialect(self):
         text = TEXT.replace("[second] y = Relu (a)", "q = graphpass.QCFS (a, t, t) y = Neg (q)")
         text = text.replace("<float", "<float t = {2.0}, float")
