@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,10 +82,9 @@ class Reading:
     potentials: dict[str, NDArray[np.float32]]
     outputs: list[NDArray[Any]]
 
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Of the counts, neuron by neuron in the order of their names, and of the outputs."""
-        counts = [self.counts[name] for name in sorted(self.counts)]
-        return [array.shape for array in (*counts, *self.outputs)]
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the counts."""
+        return {name: array.shape for name, array in self.counts.items()}
 
 
 class Instrumented:
@@ -147,6 +146,14 @@ class Instrumented:
             # Ties lie at whole numbers for every neuron, whichever way it rounds them.
             potentials[name] = np.moveaxis(first, axis, 0) + np.float32(0.5 - neuron.middle)
         return Reading(counts, potentials, [tensors[name] for name in self._outputs])
+
+    def comparable(self, own: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> bool:
+        """Have outputs the sizes of this model's, but for those that it leaves open?"""
+        specs = {spec.name: spec for spec in self.session.outputs}
+        return len(own) == len(others) and all(
+            mine.ndim == other.ndim and specs[name].fits(other.shape)
+            for name, mine, other in zip(self._outputs, own, others, strict=True)
+        )
 
     def _damaged(self, name: str, what: str) -> ModelError:
         return ModelError(

@@ -27,6 +27,7 @@ from graphpass.integer_reference import NEAR_LEVEL, IntegerReference
 from graphpass.model import Model, from_proto, infer_shapes, to_bytes, to_proto
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Neuron, Stage
+from graphpass_runtime.output_error import aligned, squared_error
 from graphpass_runtime.session import Session
 
 _KIND = "close network, judged by accuracy"
@@ -222,7 +223,7 @@ class QuantisedComparison:
             result.level_wrong += wrong
             if wrong:
                 result.wrong[rounding.held] = result.wrong.get(rounding.held, 0) + wrong
-        for own, other in zip(outputs, exact, strict=True):
+        for own, other in map(aligned, outputs, exact):
             if own.size and own.dtype.kind == "f":
                 scale = float(np.abs(other).max()) or 1.0
                 error = float(np.abs(own - other).max()) / scale
@@ -232,25 +233,28 @@ class QuantisedComparison:
         self, expected: list[NDArray[Any]], found: list[NDArray[Any]], size: int
     ) -> None:
         result = self.result
-        if [want.shape for want in expected] != [got.shape for got in found]:
+        if not self.reference.comparable(expected, found):
             raise ModelError("has outputs of other shapes than the reference", where=self._where)
         for want, got in zip(expected, found, strict=True):
             if want.dtype.kind == "f":
-                real = want.astype(np.float64)
-                self._error += float(((got - real) ** 2).sum())
-                self._norm += float((real**2).sum())
-        first, second = (per_sample(side[0], size) for side in (expected, found))
-        same = first.argmax(axis=1) == second.argmax(axis=1)
-        self._same += int(np.broadcast_to(same, size).sum())
+                self._error += squared_error(got, want)
+                self._norm += float(np.square(want, dtype=np.float64).sum())
+        self._same += agreeing(expected[0], found[0], size)
         result.samples += size
         result.argmax_agreement = self._same / max(1, result.samples)
         result.output_relative_error = float(np.sqrt(self._error / (self._norm or 1.0)))
 
 
-def per_sample(output: NDArray[Any], size: int) -> NDArray[Any]:
-    """One row per sample; one row for all when the output has no batch axis."""
-    batched = output.ndim > 0 and output.shape[0] == size
-    return output.reshape(size if batched else 1, -1)
+def agreeing(expected: NDArray[Any], found: NDArray[Any], size: int) -> int:
+    """Samples with the same argmax; all or none when the output has no batch axis."""
+    if expected.shape != found.shape:
+        return 0
+    if not expected.size:
+        return size
+    rows = size if expected.shape[:1] == (size,) else 1
+    first, second = expected.reshape(rows, -1), found.reshape(rows, -1)
+    same = first.argmax(axis=1) == second.argmax(axis=1)
+    return int(np.broadcast_to(same, size).sum())
 
 
 def changed_integers(wanted: Model, candidate: Model) -> tuple[str, ...] | None:

@@ -35,11 +35,12 @@ from graphpass.passes.bound_functions import bound_for
 from graphpass.quantised_verification import (
     QuantisedComparison,
     QuantisedVerification,
-    per_sample,
+    agreeing,
 )
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
+from graphpass_runtime.output_error import aligned
 from graphpass_runtime.preprocess import Preprocess
 
 NEAR = 2.0**-16  # a potential this close to an integer, relatively, is a near tie
@@ -138,7 +139,7 @@ def verify(
         given = [(snn, record), (reference, None)]
         source = open_model_data(data, close.reference.session.inputs, given, preprocess, samples)
         advance = progress("comparing", source.samples)
-        for batch in source.batches(_batch_size(record)):
+        for batch in source.batches(close.reference.session.batch or _batch_size(record)):
             advance(close.add(batch.feeds))
         return close.result
     left = Instrumented(wanted, record, options)
@@ -149,11 +150,12 @@ def verify(
     result = Verification(layers=len(record.neurons))
     advance = progress("comparing", source.samples)
     agreed = 0
-    for batch in source.batches(_batch_size(record)):
+    for batch in source.batches(left.session.batch or _batch_size(record)):
         expected = left.read(batch.feeds)
         fed = right.replay(expected.counts) if strict else {}
         found = right.read({**batch.feeds, **fed})
-        if expected.shapes() != found.shapes():
+        alike = left.comparable(expected.outputs, found.outputs)
+        if not alike or expected.shapes() != found.shapes():
             raise ModelError(
                 "has layers or outputs of other shapes than the reference",
                 where=candidate.name,
@@ -282,13 +284,11 @@ def _cancelled(neuron: Neuron, expected: Reading) -> NDArray[np.float64]:
 
 def _compare_outputs(result: Verification, expected: Reading, found: Reading) -> int:
     """Note the largest difference; the number of samples with the same argmax."""
-    for a, b in zip(expected.outputs, found.outputs, strict=True):
+    for a, b in map(aligned, expected.outputs, found.outputs):
         if a.size and a.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
                 apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
             largest = float(np.where(np.isnan(apart), np.inf, apart).max())
             result.max_abs_diff = max(result.max_abs_diff, largest)
     size = len(next(iter(expected.counts.values())))
-    first, second = (per_sample(side.outputs[0], size) for side in (expected, found))
-    same = first.argmax(axis=1) == second.argmax(axis=1)
-    return int(np.broadcast_to(same, size).sum())
+    return agreeing(expected.outputs[0], found.outputs[0], size)

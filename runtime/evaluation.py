@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError
 from graphpass_runtime.feeds import Array
+from graphpass_runtime.output_error import squared_error
 from graphpass_runtime.session import Session
 
 _TOP = 5
@@ -30,7 +31,8 @@ class Evaluation:
         top5: share of samples whose label is among the five best; None without
             labels or with fewer than five classes. Ties go to the lower index.
         agreement: share of samples with the same answer as the reference; None
-            without one, or with one class.
+            without one, with one class, or where the size of the first output hangs on
+            its values.
         output_relative_error: ``||y - y_ref|| / ||y_ref||`` over all outputs and
             samples; None without a reference, or where it has no finite value.
     """
@@ -82,16 +84,16 @@ def evaluate(
         ModelError: the network fails, or gives NaN.
     """
     tally = _Tally(session, reference)
-    for part in data.batches(batch):
-        outputs = tally.outputs_of(session, part.feeds)
-        scores = _scores(outputs[0])
+    literal = session.batch or (reference.batch if reference is not None else None)
+    for part in data.batches(literal or batch):  # outputs may have no axis to join pieces on
+        outputs, count = tally.outputs_of(session, part.feeds), session.samples_in(part.feeds)
         if part.labels is not None:
-            tally.add_labelled(outputs[0], scores, part.labels)
+            tally.add_labelled(outputs[0], part.labels)
         if reference is not None:
-            tally.add_reference(outputs, tally.outputs_of(reference, part.feeds))
-        tally.samples += len(scores)
+            tally.add_reference(outputs, tally.outputs_of(reference, part.feeds), count)
+        tally.samples += count
         if progress is not None:
-            progress(len(scores))
+            progress(count)
     return tally.result(data.labelled)
 
 
@@ -110,6 +112,7 @@ class _Tally:
         self.samples = 0
         self._classes = 0
         self._right = self._in_top = self._same = 0
+        self._answers = True
         self._error = self._norm = 0.0  # squared
 
     def outputs_of(self, session: Session, feeds: dict[str, Array]) -> list[Array]:
@@ -129,8 +132,9 @@ class _Tally:
                 )
         return outputs
 
-    def add_labelled(self, output: Array, scores: Array, labels: NDArray[np.int64]) -> None:
+    def add_labelled(self, output: Array, labels: NDArray[np.int64]) -> None:
         """Count right answers."""
+        scores = _scores(output)
         count, classes = scores.shape
         if count != len(labels) or max(output.shape[1:], default=1) != classes:
             raise DataError(
@@ -153,17 +157,20 @@ class _Tally:
         self._right += int((rank == 0).sum())
         self._in_top += int((rank < _TOP).sum())
 
-    def add_reference(self, outputs: list[Array], wanted: list[Array]) -> None:
+    def add_reference(self, outputs: list[Array], wanted: list[Array], count: int) -> None:
         """Compare with the reference's outputs for the same batch."""
         for got, want in zip(outputs, wanted, strict=True):
-            if got.shape != want.shape:
+            if got.ndim != want.ndim:
                 raise DataError(
                     f"an output of shape {got.shape} has shape {want.shape} in the reference",
                     remedy="compare a network with the ANN that it came from",
                 )
-            exact = want.astype(np.float64)
-            self._error += float(((got.astype(np.float64) - exact) ** 2).sum())
-            self._norm += float((exact**2).sum())
+            self._error += squared_error(got, want)
+            self._norm += float(np.square(want, dtype=np.float64).sum())
+        # As many boxes as a detector finds are no scores of classes.
+        self._answers &= outputs[0].shape == wanted[0].shape and outputs[0].shape[:1] == (count,)
+        if not self._answers:
+            return
         ours, theirs = _scores(outputs[0]), _scores(wanted[0])
         self._classes = ours.shape[1]
         self._same += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
@@ -173,7 +180,7 @@ class _Tally:
         if not self.samples:
             raise DataError("there are no samples to evaluate", remedy="check the data")
         share = self._right / self.samples
-        compared = self._reference is not None
+        compared, answers = self._reference is not None, self._answers and self._classes > 1
         error = math.sqrt(self._error / self._norm) if self._norm else math.nan
         return Evaluation(
             samples=self.samples,
@@ -181,7 +188,7 @@ class _Tally:
             accuracy=share if labelled else None,
             accuracy_stderr=math.sqrt(share * (1 - share) / self.samples) if labelled else None,
             top5=self._in_top / self.samples if labelled and self._classes >= _TOP else None,
-            agreement=self._same / self.samples if compared and self._classes > 1 else None,
+            agreement=self._same / self.samples if compared and answers else None,
             output_relative_error=error if compared and math.isfinite(error) else None,
             compared=compared,
         )

@@ -201,10 +201,14 @@ class Session:
             ModelError: ONNX Runtime fails while running.
         """
         arrays = self._checked(zeros(self.inputs, where=self.where) if feeds is None else feeds)
-        batch = len(arrays[self._batched[0]]) if self._batched else 1
+        batch = self.samples_in(arrays)
         for state in self.record.states if self.record else ():
             arrays[state.input] = np.zeros(state.shape_of(batch), np.float32)
         return measure_placement(replace(self._source, cuda_graph=False), arrays)
+
+    def samples_in(self, feeds: Mapping[str, Array]) -> int:
+        """Rows of the inputs that carry the batch; 1 where none does."""
+        return len(feeds[self._batched[0]]) if self._batched else 1
 
     def spike_counts(self, feeds: Mapping[str, Array]) -> dict[str, NDArray[np.int32]]:
         """Spikes of every neuron, summed over time.

@@ -26,6 +26,7 @@ from graphpass.calibration.moments import Moments, MomentSums, Vector
 from graphpass.calibration.reference import ranks_of
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
+from graphpass_runtime.output_error import squared_error
 
 _LARGEST_GAIN = 2.0  # a spread that differs by more is no rounding of the same signal
 _TINY = 1e-12
@@ -84,7 +85,7 @@ class Matcher:
             found = self._session.run({**trial.feeds, **parameters}, self._outputs)
             with np.errstate(over="ignore", invalid="ignore"):  # judged below
                 for name, expected in zip(self._outputs, trial.outputs, strict=True):
-                    error += float(np.square(found[name] - expected, dtype=np.float64).sum())
+                    error += squared_error(found[name], expected)
                     energy += float(np.square(expected, dtype=np.float64).sum())
         share = error / max(energy, _TINY)
         return share if np.isfinite(share) else np.inf

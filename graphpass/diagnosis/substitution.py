@@ -77,12 +77,15 @@ class Substitution:
         bound_for(ann, neurons)
         self._shown = {name: self._split(ann, neuron) for name, neuron in self.neurons.items()}
         shown = _elements(ann, [four[0] for four in self._shown.values()])
-        self.batch = _fitting(stages.largest_tensor(ann), _HELD)
-        self.small_batch = 1 if shown is None else _fitting(shown, _SEEN)
+        fitting = _fitting(stages.largest_tensor(ann), _HELD)
+        fitting_small = 1 if shown is None else _fitting(shown, _SEEN)
         editing.tidy(ann)
         self._content = to_bytes(ann)
         self._open = open_session
         self.session = open_session(self._content)
+        # Outputs may have no axis to join pieces on.
+        self.batch = self.session.batch or fitting
+        self.small_batch = self.session.batch or fitting_small
         self._windows: Session | None = None
 
     @property

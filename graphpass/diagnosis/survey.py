@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from graphpass.diagnosis.noise import Firing, Noise
 from graphpass.diagnosis.report import Diagnosis
 from graphpass.diagnosis.substitution import Feeds, Substitution, View
 from graphpass_runtime.data import Dataset
+from graphpass_runtime.output_error import squared_error
 
 #: The spike counts of the finished file, by neuron, when they are to be judged instead.
 Counts = Mapping[str, NDArray[np.int32]]
@@ -51,14 +51,13 @@ def output_errors(
     """Run the data through the ANN and through networks with these neurons switched on."""
     result = OutputErrors(0.0, [0.0] * len(spiking), 0)
     for batch in data.batches(net.batch):
-        wanted = [_exact(output) for output in net.run(batch.feeds, ())]
-        result.energy += sum(float(np.square(output).sum()) for output in wanted)
+        wanted = net.run(batch.feeds, ())
+        result.energy += sum(float(np.square(y, dtype=np.float64).sum()) for y in wanted)
         for index, names in enumerate(spiking):
             found = net.run(batch.feeds, names)
             with np.errstate(over="ignore", invalid="ignore"):  # outputs that are not finite
                 result.errors[index] += sum(
-                    float(np.square(_exact(own) - output).sum())
-                    for own, output in zip(found, wanted, strict=True)
+                    squared_error(own, y) for own, y in zip(found, wanted, strict=True)
                 )
         result.samples += count(batch.feeds)
         advance(count(batch.feeds))
@@ -117,7 +116,3 @@ def survey(
         report.by_damage(layers),
         passes=len(names) + 3,
     )
-
-
-def _exact(output: NDArray[Any]) -> NDArray[np.float64]:
-    return output.astype(np.float64)
