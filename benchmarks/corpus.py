@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from shared_models import shared_folder
 
 from graphpass import GraphpassError, Session, convert, verify
+from graphpass_runtime.output_error import squared_error
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -148,7 +149,7 @@ def _distance(ann: Path, snn: Path, heldout: list[Feeds]) -> float:
         wanted, found = left.run(feeds), right.run(feeds)
         for key, value in wanted.items():
             if np.issubdtype(value.dtype, np.floating):
-                off += float(np.square(found[key].astype(np.float64) - value).sum())
+                off += squared_error(found[key], value)
                 size += float(np.square(value.astype(np.float64)).sum())
     if not size:
         return math.inf if off else math.nan
