@@ -31,6 +31,7 @@ from graphpass.passes.fold_constants import FoldConstants
 from graphpass.passes.fold_shapes import FoldShapes
 from graphpass.passes.free_batch import FreeBatch
 from graphpass.passes.halve_precision import HalvePrecision
+from graphpass.passes.keep_integer_kernels import KeepIntegerKernels
 from graphpass.passes.lower_quant import LowerQuant
 from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.move_functions import MoveFunctions
@@ -77,6 +78,7 @@ def normalise(
             SpellIntegerWeights(),
             FoldBatchNorm(),
             RecogniseQuantiser(rounded_currents),
+            KeepIntegerKernels(),
             RecogniseQCFS(),
             SpellClip(),
             MoveActivation(),
