@@ -20,6 +20,7 @@ from graphpass.passes.expose_states import ExposeStates
 from graphpass.passes.flatten_classifier import FlattenClassifier
 from graphpass.passes.fold_amplitude import FoldAmplitude
 from graphpass.passes.fuse_rounding import FuseRounding
+from graphpass.passes.keep_integer_kernels import KeepIntegerKernels
 from graphpass.passes.pool_first import PoolFirst
 from graphpass.passes.quantise_weights import QuantiseWeights
 from graphpass.passes.repeat_static import RepeatStatic
@@ -90,7 +91,7 @@ FORMS: dict[str, Form] = {
     ),
     "int8": Form(
         Carrier.COUNT,
-        lambda _flow, _steps: [*_nearest_counts(), QuantiseWeights()],
+        lambda _flow, _steps: [*_nearest_counts(), QuantiseWeights(), KeepIntegerKernels()],
         "spike counts and weights of 8 bits, for fast CPUs; a close network, not the same",
         oldest_opset=quantise_weights.OLDEST_OPSET,
         most_steps=quantise_weights.MOST_STEPS,

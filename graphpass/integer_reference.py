@@ -9,7 +9,7 @@ float32 products, which are not exact. Here the layers are rewritten instead:
   added up in float64,
 - bias and scales are applied to the whole sum in float64, as the file states them.
 
-What is rounded to uint8 is not computed but read from the run that is judged. So each
+What is rounded to integers is not computed but read from the run that is judged. So each
 rounding is judged on its own, on the very integers that it was made from, and an error has
 no downstream.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import editing, grids
+from graphpass import editing
 from graphpass.model import Model, to_bytes
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.loading import ModelSource
@@ -32,34 +32,38 @@ from graphpass_runtime.loading import ModelSource
 # ONNX Runtime scales sums in float32: a few roundings of numbers up to some hundred levels.
 NEAR_LEVEL = 2.0**-12
 _EXACT = 2**24  # float32 holds every whole number up to here
+_UINT8 = np.dtype(np.uint8)
 _FLOAT32, _FLOAT64 = 1, 11  # of onnx.TensorProto
 _DIGITS = ((256, 1), (16, 2), (4, 4))  # bases, and how many digits make 8 bits
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """A place where a real tensor is rounded to uint8.
+    """A place where a real tensor is rounded to integers.
 
     Attributes:
-        held: the uint8 tensor.
+        held: the integer tensor.
         real: the tensor that it rounds.
         scale: step between levels.
         zero: the level of 0.
+        kind: the integer type: uint8, or what the ANN rounds to where nothing spikes.
     """
 
     held: str
     real: str
     scale: float
     zero: int
+    kind: np.dtype[Any] = _UINT8
 
-    def judge(self, real: NDArray[Any], held: NDArray[np.uint8]) -> tuple[int, int]:
+    def judge(self, real: NDArray[Any], held: NDArray[Any]) -> tuple[int, int]:
         """How many levels differ at a near tie, and how many without one.
 
         Args:
             real: exact values, float32.
             held: the levels found, the same shape.
         """
-        level = np.clip(real.astype(np.float64) / self.scale + self.zero, 0, grids.TOP)
+        ends = np.iinfo(self.kind)
+        level = np.clip(real.astype(np.float64) / self.scale + self.zero, ends.min, ends.max)
         differs = np.rint(level) != held
         near = np.abs(level[differs] - held[differs]) <= 0.5 + NEAR_LEVEL
         return int(near.sum()), int((~near).sum())
@@ -91,7 +95,7 @@ class IntegerReference:
         self._session = ModelSource(to_bytes(model), "cpu", None, threads).create()[0]
 
     def run(
-        self, feeds: Mapping[str, NDArray[Any]], held: Mapping[str, NDArray[np.uint8]]
+        self, feeds: Mapping[str, NDArray[Any]], held: Mapping[str, NDArray[Any]]
     ) -> tuple[dict[str, NDArray[np.float32]], list[NDArray[Any]]]:
         """What each rounding has to round, and the model's outputs.
 
@@ -110,7 +114,7 @@ def roundings_of(model: Model) -> list[Rounding]:
     """Every QuantizeLinear of a file.
 
     Raises:
-        ModelError: one has not a single constant scale, or does not give uint8.
+        ModelError: one has not a single constant scale and zero point.
     """
     found = []
     for node in model.graph.nodes:
@@ -118,16 +122,16 @@ def roundings_of(model: Model) -> list[Rounding]:
             continue
         scale = editing.scalar(node.inputs[1])
         zero = editing.values(editing.present(node.inputs, 2))
-        unsigned = zero is not None and zero.dtype == np.uint8 and zero.size == 1
-        if scale is None or not scale > 0 or not unsigned:
+        known = zero is not None and zero.dtype.kind in "iu" and zero.size == 1
+        if scale is None or not scale > 0 or not known:
             raise ModelError(
-                f"{editing.describe(node)} does not round to uint8 by one scale",
+                f"{editing.describe(node)} does not round to integers by one scale",
                 where=model.name,
-                remedy="convert the ANN again with --form int8",
+                remedy="compare accuracies: graphpass evaluate SNN --reference OTHER",
             )
-        assert zero is not None, "it is unsigned"
-        level = int(zero.ravel()[0])
-        found.append(Rounding(node.outputs[0].name, node.inputs[0].name, scale, level))
+        assert zero is not None, "it is known"
+        names, level = (node.outputs[0].name, node.inputs[0].name), int(zero.ravel()[0])
+        found.append(Rounding(*names, scale, level, zero.dtype))
     return found
 
 
@@ -137,7 +141,7 @@ def _read_levels(model: Model, roundings: list[Rounding]) -> list[str]:
     for rounding in roundings:
         real, held = tensors[rounding.real], tensors[rounding.held]
         editing.detach(held.inputs[0])
-        held.dtype, held.shape = np.dtype(np.uint8), None
+        held.dtype, held.shape = rounding.kind, None
         model.graph.inputs.append(held)
         name = editing.fresh_name(model, f"{rounding.held}/exact")
         shown = gs.Variable(name, np.dtype(np.float32))
@@ -154,6 +158,7 @@ class _Operand:
     tensor: gs.Tensor
     scale: NDArray[np.float64]
     zero: int
+    kind: np.dtype[Any]
 
     @classmethod
     def read_by(cls, node: gs.Node, index: int) -> _Operand | None:
@@ -163,9 +168,15 @@ class _Operand:
             return None
         scale = editing.values(maker.inputs[1])
         zero = editing.values(editing.present(maker.inputs, 2))
-        if scale is None or zero is None or np.ptp(zero):
+        if scale is None or zero is None or zero.dtype.kind not in "iu" or np.ptp(zero):
             return None
-        return cls(maker.inputs[0], scale.astype(np.float64), int(zero.ravel()[0]))
+        return cls(maker.inputs[0], scale.astype(np.float64), int(zero.ravel()[0]), zero.dtype)
+
+    @property
+    def largest(self) -> int:
+        """The largest distance from 0, in steps."""
+        ends = np.iinfo(self.kind)
+        return max(self.zero - int(ends.min), int(ends.max) - self.zero)
 
 
 def _make_exact(model: Model, layer: gs.Node) -> bool:
@@ -182,11 +193,14 @@ def _make_exact(model: Model, layer: gs.Node) -> bool:
         whole = work.apply("Sub", whole, np.float32(data.zero))
     integers = kernel.astype(np.float64) - weight.zero
     across = [-1, *[1] * (kernel.ndim - 2)] if layer.op == "Conv" else [-1]
-    sums = _summed(model, work, layer, whole, integers, max(data.zero, grids.TOP - data.zero))
+    sums = _summed(model, work, layer, whole, integers, data.largest)
     real = work.apply("Mul", sums, data.scale * weight.scale.reshape(across))
     if (bias := _Operand.read_by(layer, 2)) is not None:
         summand = np.asarray(editing.values(bias.tensor), np.float64) * bias.scale
         real = work.apply("Add", real, summand.reshape(across))
+    elif (floats := editing.values(editing.present(layer.inputs, 2))) is not None:
+        # ONNX Runtime rounds it to steps of the products.
+        real = work.apply("Add", real, floats.astype(np.float64).reshape(across))
     output = layer.outputs[0]
     editing.detach(layer)
     work.cast(real, _FLOAT32, output)

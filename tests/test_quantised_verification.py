@@ -209,5 +209,5 @@ def test_foreign_rounding_is_refused(files: Files, digits_npz: Npz, tmp_path: Pa
     node = next(n for n in proto.graph.node if n.op_type == "QuantizeLinear")
     del node.input[2]  # uint8 all the same, but graphpass names its zero
     onnx.save(proto, tmp_path / "bad.onnx")
-    with pytest.raises(ModelError, match=r"does not round to uint8 by one scale; convert"):
+    with pytest.raises(ModelError, match=r"does not round to integers by one scale; compare"):
         verify(CNN, tmp_path / "bad.onnx", digits_npz[1])

@@ -24,7 +24,8 @@ _RANK = 4  # images: integer convolutions of other ranks are not fused
 class SpellScalings(Pass):
     """x * gain, and x * gain + offset, become Conv(x) with one weight for each channel.
 
-    Scalar functions stay as they are: they are computed in float32.
+    Scalar functions stay as they are: they are computed in float32. So do weights, integers
+    times their scale: layers look for those.
     """
 
     def apply(self, model: Model) -> int:
@@ -40,7 +41,7 @@ class SpellScalings(Pass):
 
 def _try_spell(model: Model, node: gs.Node) -> bool:
     found = _channel_constant(node)
-    if found is None:
+    if found is None or editing.values(node.outputs[0]) is not None:
         return False
     source, array = found
     last, weight, bias = node, array, np.zeros_like(array)

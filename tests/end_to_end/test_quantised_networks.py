@@ -76,8 +76,15 @@ def network(write_model: Callable[..., Path]) -> Callable[..., Path]:
 
 def as_written(path: Path, x: Any) -> Any:
     """Outputs without ONNX Runtime's optimiser, which joins quantisers to integer kernels."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return run(path, x, optimised=False)
+
+
+def run(path: Path, x: Any, *, optimised: bool) -> Any:
+    """Outputs for an input."""
+    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    )
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})[0]
 
@@ -201,7 +208,7 @@ def test_onnx_runtimes_static_quantisation(digits: Digits, tmp_path: Path, how: 
     result = convert(ann, snn, steps=255, form="counts")
     assert {a.status for a in result.activations} == {"converted"}
     found = verify(ann, snn, [{"image": digits.test_images}])
-    assert found.equal
+    assert found.equal, found.wrong
     assert found.argmax_agreement == 1.0
     arrays = [onnx.numpy_helper.to_array(t) for t in onnx.load(snn).graph.initializer]
     large = [a.dtype for a in arrays if a.ndim > 1 and a.size > 256]
@@ -214,18 +221,28 @@ def test_onnx_runtimes_static_quantisation(digits: Digits, tmp_path: Path, how: 
     assert np.mean(outputs[0].argmax(1) == outputs[1].argmax(1)) > 0.99
 
 
-def test_int8_from_a_stage_file_without_data(digits: Digits, tmp_path: Path) -> None:
-    ann, snn = tmp_path / "ann.onnx", tmp_path / "snn.onnx"
-    source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
-    quantize_static(source, ann, Reader(digits.train_images[:64]), per_channel=True)
-    feeds = [{"image": digits.train_images[:64]}]
-    for data in (feeds, None):
-        convert(ann, snn, steps=255, form="int8", stages=tmp_path, data=feeds)
-        if data is None:
-            convert(tmp_path / "3-calibrated.onnx", snn, form="int8")
-        found = verify(ann, snn, [{"image": digits.test_images}])
-        assert found.equal
-        assert found.argmax_agreement > 0.97
+def test_int8_behind_a_prefix_that_was_quantised(network: Any, tmp_path: Path) -> None:
+    """Its first layer lies between quantisers that no neuron replaces."""
+    text = (
+        f"g (float[N,2,4,4] x) => (float[N,2,4,4] y) <{CONSTANTS}> {{"
+        " i_q = QuantizeLinear (x, si, wz) i = DequantizeLinear (i_q, si, wz)"
+        " k1 = DequantizeLinear (w1, ws, wz) k2 = DequantizeLinear (w2, ws, wz)"
+        " a = Conv <pads = [1,1,1,1]> (i, k1, b1)"
+        " c_q = QuantizeLinear (a, s, wz) c = DequantizeLinear (c_q, s, wz)"
+        " b = Conv <pads = [1,1,1,1]> (c, k2, b1) " + pair("b", "r")
+        + " d = Conv <pads = [1,1,1,1]> (r, k1, b1) " + pair("d", "e")
+        + " y = Conv <pads = [1,1,1,1]> (e, k2) }"
+    )  # fmt: skip
+    ann, snn = network(text), tmp_path / "snn.onnx"
+    convert(ann, snn, steps=LEVELS, form="counts", stages=tmp_path)
+    x = inputs(8)
+    expected = as_written(ann, x)
+    for optimised in (False, True):
+        np.testing.assert_array_equal(run(snn, x, optimised=optimised), expected)
+    convert(tmp_path / "3-calibrated.onnx", snn, form="int8")
+    found = verify(ann, snn, [{"x": x}])
+    assert found.equal, found.wrong
+    assert found.output_relative_error < 0.03
 
 
 def test_integer_operators_are_refused(digits: Digits, tmp_path: Path) -> None:

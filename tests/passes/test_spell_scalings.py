@@ -44,6 +44,14 @@ def test_anything_else_stays(bench, body):
     assert not SpellScalings()(model).modified
 
 
+def test_weights_stay(bench):
+    text = "i = Cast <to = 1> (integers) k = Mul (i, half) y = Conv (x, k)"
+    text = net(text, "N,1,3,5").replace(
+        "float half", "int8[1,2,1,1] integers = {3, -5}, float half"
+    )
+    bench.unchanged(SpellScalings, text)
+
+
 TAIL = "g = GlobalAveragePool (x) c = Conv (g, w, b) "
 
 
