@@ -187,7 +187,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         stages.bound(model, plan, run.maxima(plan), run.extremes(plan))
         run.keep_stage()
     if start in (None, Stage.NORMALISED, Stage.CLIP):
-        stages.quantise(model, run.need_steps(), chosen.levels)
+        stages.quantise(model, run.need_steps(), run.levels())
         run.keep_stage()
     if start is not Stage.CALIBRATED:
         wanted = chosen.calibrate in RULES and not stages.lossless(model)
@@ -240,6 +240,13 @@ class _Run:
         replace(self._options, steps=int(steps)).check()
         stages.check_form(self._model, self._options.chosen_form, int(steps))
         return int(steps)
+
+    def levels(self) -> Mapping[str, int] | None:
+        """Neurons with fewer levels than T: as asked for, else as the network was trained."""
+        chosen = self._options
+        if chosen.levels is not None or chosen.method != "parallel":
+            return chosen.levels
+        return stages.own_levels(self._model, self.need_steps())
 
     def check_same_steps(self) -> None:
         """A stage file from stage 2 on is made for one T."""
@@ -321,7 +328,7 @@ class _Run:
             raise DataError(
                 f"calibration data is needed for {what or thresholds}",
                 where=self._model.name,
-                remedy="give --data" + ("" if names else ", or --calibrate none"),
+                remedy="give --data" + ("" if names else self._without_data()),
             )
         session = self._open_session(to_bytes(self._model))
         if self._data is None:
@@ -339,6 +346,14 @@ class _Run:
         return Measuring(
             self._data, batch, chosen.passes, self._open_session, chosen.progress, training
         )
+
+    def _without_data(self) -> str:
+        """What else there is where no threshold is missing."""
+        assert self._model.record is not None, "every stage has a record"
+        known = [neuron.trained_levels for neuron in self._model.record.neurons]
+        most = max((count or 0 for count in known), default=0)
+        lossless = f", or --steps {most}, which is lossless" if all(known) else ""
+        return lossless + ", or --calibrate none"
 
     def _open_session(self, content: bytes, extra_outputs: Sequence[str] = ()) -> Session:
         chosen = self._options

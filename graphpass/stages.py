@@ -159,6 +159,22 @@ def quantise(model: Model, steps: int, levels: Mapping[str, int] | None = None) 
     _note_thresholds(model)
 
 
+def own_levels(model: Model, steps: int) -> dict[str, int]:
+    """Levels of the neurons of stage 1 that were trained with different numbers of them.
+
+    Empty unless all were trained as quantisers, and T is the largest number: then each may keep
+    its own, and the network is the same.
+    """
+    names = set(converted(model))
+    trained = {
+        node.outputs[0].name: int(editing.scalar(node.inputs[2]) or 0)
+        for node in model.graph.nodes
+        if editing.is_dialect(node, dialect.QCFS) and node.outputs[0].name in names
+    }
+    mixed = len(set(trained.values())) > 1 and max(trained.values()) == steps
+    return trained if mixed and len(trained) == len(names) else {}
+
+
 def calibrate(model: Model, rule: str, calibration: Calibration | None) -> None:
     """Stage 3: threshold, shift and amplitude of every neuron.
 

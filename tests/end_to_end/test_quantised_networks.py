@@ -25,6 +25,7 @@ import graphpass_models
 from graphpass import GraphpassError, convert, inspect, verify
 from graphpass.forms import FORMS
 from graphpass_models.digits import Digits
+from graphpass_runtime.errors import DataError
 from graphpass_runtime.metadata import Carrier, FileRecord, Ties
 
 SAME = [name for name, form in FORMS.items() if form.same]
@@ -150,6 +151,35 @@ def test_other_numbers_of_steps_are_calibrated(network: Any, tmp_path: Path) -> 
     assert np.sqrt(np.mean(error**2) / np.mean(as_written(ann, x) ** 2)) < 0.25
 
 
+@pytest.mark.parametrize("form", SAME)
+def test_layers_with_other_numbers_of_levels(
+    network: Any, tmp_path: Path, bare_run: Any, form: str
+) -> None:
+    text = (
+        f"g (float[N,2,4,4] x) => (float[N,2,4,4] y) <{CONSTANTS}, uint8 three = {{3}}> {{"
+        " i_q = QuantizeLinear (x, si, middle) i = DequantizeLinear (i_q, si, middle)"
+        " k1 = DequantizeLinear (w1, ws, wz) k2 = DequantizeLinear (w2, ws, wz)"
+        " a = Conv <pads = [1,1,1,1]> (i, k1, b1) " + pair("a", "r").replace("top", "three")
+        + " b = Conv <pads = [1,1,1,1]> (r, k2, b1) " + pair("b", "c", "odd")
+        + " d = Add (c, r) " + pair("d", "e", step="s2")
+        + " m = MaxPool <kernel_shape = [3,3], pads = [1,1,1,1]> (e)"
+        + " y = Conv <pads = [1,1,1,1]> (m, k2) }"
+    )  # fmt: skip
+    ann, snn = network(text), tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=LEVELS, form=form, stages=tmp_path)
+    assert [n.levels for n in result.record.neurons] == [3, LEVELS, LEVELS]
+    atol = 1e-5 if FORMS[form].carrier is Carrier.TRAIN else 0.0
+    for samples in (1, 3, 8):
+        x = inputs(samples)
+        expected = as_written(ann, x)
+        assert len(np.unique(expected)) > 20
+        np.testing.assert_allclose(bare_run(snn, {"x": x})["y"], expected, rtol=0, atol=atol)
+    for reference in (ann, tmp_path / "3-calibrated.onnx"):
+        assert verify(reference, snn, [{"x": inputs(8)}], strict=True).equal
+    with pytest.raises(DataError, match=r"or --steps 15, which is lossless, or --calibrate none"):
+        convert(ann, snn, steps=8, form=form)
+
+
 def test_rounded_currents_are_dropped_on_request(network: Any, tmp_path: Path) -> None:
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
     result = convert(
@@ -186,6 +216,7 @@ QUANTISED = {
         "weight_type": QuantType.QUInt8,
     },
     "int8": {},
+    "int8, 0 in the middle": {"extra_options": {"ActivationSymmetric": True}},
     "int8, weights of seven bits": {"reduce_range": True, "per_channel": True},
 }
 
