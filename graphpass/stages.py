@@ -35,6 +35,7 @@ from graphpass.passes.keep_integer_kernels import KeepIntegerKernels
 from graphpass.passes.lower_quant import LowerQuant
 from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.move_functions import MoveFunctions
+from graphpass.passes.move_rectifier import MoveRectifier
 from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
@@ -42,6 +43,7 @@ from graphpass.passes.recognise_quantiser import RecogniseQuantiser
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.passes.spell_gelu import SpellGelu
 from graphpass.passes.spell_integer_weights import SpellIntegerWeights
+from graphpass.passes.spell_qoperator import SpellQOperator
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.split_fused import SplitFused
 from graphpass.passes.widen_precision import WidenPrecision
@@ -52,7 +54,14 @@ from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 
 # Sizes that became constants make floats constant, and these again sizes.
-_FOLDS = [FoldConstants(), LowerQuant(), FoldShapes(), FoldConstants(), FoldShapes()]
+_FOLDS = [
+    FoldConstants(),
+    LowerQuant(),
+    SpellQOperator(),
+    FoldShapes(),
+    FoldConstants(),
+    FoldShapes(),
+]
 
 
 def normalise(
@@ -77,6 +86,7 @@ def normalise(
             FreeBatch(),
             SpellIntegerWeights(),
             FoldBatchNorm(),
+            MoveRectifier(),
             RecogniseQuantiser(rounded_currents),
             KeepIntegerKernels(),
             RecogniseQCFS(),

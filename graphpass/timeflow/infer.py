@@ -108,7 +108,7 @@ class _Inference:
         for node in self._model.graph.nodes:
             result = self._node(node)
             for output in node.outputs:
-                types[output.name] = result
+                types[output.name] = _fitting(result, output)
         for name, tensor in self._model.graph.tensors().items():
             self._flow.shapes[name] = list(tensor.shape or [])
         for output in self._model.graph.outputs:
@@ -234,6 +234,13 @@ def where_batch_goes(view: View) -> Verdict | None:
     """Type of a node's first output where nothing varies; None for operators without a rule."""
     rule = find_rule(view.node) or find_place(view.node)
     return rule(view) if rule and view.types and view.types[0] else None
+
+
+def _fitting(kind: TimeType, output: gs.Tensor) -> TimeType:
+    """Of one of several outputs: a number beside a batch (a scale, say) carries no batch."""
+    if output.shape is None or kind.batch_axis is None or kind.batch_axis < len(output.shape):
+        return kind
+    return replace(kind, batch_axis=None, channel_axis=None, inner=1)
 
 
 def _current(kind: TimeType | None) -> TimeType:

@@ -18,6 +18,7 @@ from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
     QuantType,
+    quantize_dynamic,
     quantize_static,
 )
 
@@ -276,12 +277,26 @@ def test_int8_behind_a_prefix_that_was_quantised(network: Any, tmp_path: Path) -
     assert found.output_relative_error < 0.03
 
 
-def test_integer_operators_are_refused(digits: Digits, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", QUANTISED)
+def test_operators_on_integers(digits: Digits, tmp_path: Path, how: str) -> None:
     ann, snn = tmp_path / "ann.onnx", tmp_path / "snn.onnx"
     source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
     images = Reader(digits.train_images[:64])
-    quantize_static(source, ann, images, quant_format=QuantFormat.QOperator)
-    with pytest.raises(GraphpassError, match=r"integers to QLinearConv.*QuantFormat\.QDQ"):
+    quantize_static(source, ann, images, quant_format=QuantFormat.QOperator, **QUANTISED[how])
+    assert {"QLinearConv", "QLinearAdd", "QGemm"} <= {n.op_type for n in onnx.load(ann).graph.node}
+    result = convert(ann, snn, steps=255, form="counts")
+    assert {a.status for a in result.activations} == {"converted"}
+    feeds = {"image": digits.test_images}
+    assert verify(ann, snn, [feeds]).equal
+    outputs = [onnxruntime.InferenceSession(str(p)).run(None, feeds)[0] for p in (ann, snn)]
+    assert np.mean((outputs[0] == outputs[1]).all(1)) > 0.9
+
+
+def test_scales_of_each_input_are_refused(digits: Digits, tmp_path: Path) -> None:
+    ann, snn = tmp_path / "ann.onnx", tmp_path / "snn.onnx"
+    source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
+    quantize_dynamic(source, ann)
+    with pytest.raises(GraphpassError, match=r"takes from each tensor anew.*quantise statically"):
         convert(ann, snn, steps=255)
     assert not snn.exists()
 

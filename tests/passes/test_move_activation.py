@@ -42,6 +42,18 @@ def test_moves_in_front_of_a_global_pool(bench, opset):
     assert bench.ops(model) == ["Relu", "GlobalMaxPool"]
 
 
+def test_moves_in_front_of_a_pool_and_what_flattens_it(bench):
+    body = f"p = {PADDED} (x) t = Transpose <perm = [0,2,3,1]> (p) f = Flatten (t) y = Relu (f)"
+    model = bench.changed(MoveActivation, net(body, "N,18"))
+    assert bench.ops(model) == ["Relu", "MaxPool", "Transpose", "Flatten"]
+
+
+@pytest.mark.parametrize("body", ["y = Flatten (f)", "y = Add (f, f)"])
+def test_stays_behind_a_layout_that_others_read(bench, body):
+    text = f"p = {PADDED} (x) f = Flatten (p) r = Relu (f) t = Add (r, f) {body}"
+    bench.unchanged(MoveActivation, net(text, "N,18"))
+
+
 def test_moves_in_front_of_several_pools(bench):
     body = f"p = {PADDED} (x) q = {PADDED} (p) y = Relu (q)"
     model = bench.changed(MoveActivation, net(body, "N,2,2,2"))
