@@ -122,5 +122,5 @@ class _Search:
 
 def _is_layer(node: gs.Node) -> bool:
     """Has it weights?"""
-    constants = [isinstance(tensor, gs.Constant) for tensor in node.inputs]
+    constants = [editing.values(tensor) is not None for tensor in node.inputs]
     return editing.is_standard(node, *weights.LAYERS) and any(constants[:2])

@@ -22,7 +22,7 @@ from graphpass.consistency import check_stage_file
 from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
 from graphpass.model import Model, load, save, to_bytes
-from graphpass.options import Options
+from graphpass.options import LARGEST_T, Options
 from graphpass.passes.recognise_quantiser import RAISED
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan, recorded_verdicts
 from graphpass_runtime.data import Dataset
@@ -352,7 +352,8 @@ class _Run:
         assert self._model.record is not None, "every stage has a record"
         known = [neuron.trained_levels for neuron in self._model.record.neurons]
         most = max((count or 0 for count in known), default=0)
-        lossless = f", or --steps {most}, which is lossless" if all(known) else ""
+        fits = all(known) and most <= LARGEST_T
+        lossless = f", or --steps {most}, which is lossless" if fits else ""
         return lossless + ", or --calibrate none"
 
     def _open_session(self, content: bytes, extra_outputs: Sequence[str] = ()) -> Session:

@@ -204,35 +204,40 @@ def _check_same_neurons(model: Model, record: FileRecord) -> None:
 
 
 def _rebuilt(model: Model, record: FileRecord) -> Model:
-    """DA-QCFS from the ANN and the SNN's record; a QCFS at its own levels keeps its own."""
+    """DA-QCFS from the ANN and the SNN's record.
+
+    Where every activation is a QCFS at its own levels, each keeps its own: nothing had to be
+    calibrated, and what the record says must not count.
+    """
     bound_for(model, record.neurons)
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
-    neurons = []
     for neuron in record.neurons:
-        node = nodes.get(neuron.name)
-        if node is None:
+        if neuron.name not in nodes:
             raise ModelError(
                 f"writes no activation '{neuron.name}'",
                 where=model.name,
                 remedy="give the ANN that the SNN was converted from",
             )
-        neurons.append(_own_quantisation(node, neuron))
-        daqcfs.build(model, node, neurons[-1])
+    neurons = [replace(neuron, carrier=Carrier.COUNT, pools=()) for neuron in record.neurons]
+    if all(_is_at_own_levels(nodes[neuron.name], neuron) for neuron in neurons):
+        neurons = [_own_quantisation(nodes[neuron.name], neuron) for neuron in neurons]
+    for neuron in neurons:
+        daqcfs.build(model, nodes[neuron.name], neuron)
     editing.tidy(model)
     model.note(neurons=tuple(neurons), steps=record.steps, stage=Stage.CALIBRATED)
     return model
 
 
+def _is_at_own_levels(node: gs.Node, neuron: Neuron) -> bool:
+    quantised = editing.is_dialect(node, dialect.QCFS)
+    return quantised and editing.scalar(node.inputs[2]) == neuron.levels
+
+
 def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
-    daqcfs_like = replace(neuron, carrier=Carrier.COUNT, pools=())
-    if not editing.is_dialect(node, dialect.QCFS):
-        return daqcfs_like
-    if editing.scalar(node.inputs[2]) != neuron.levels:
-        return daqcfs_like
     theta = np.asarray(editing.values(node.inputs[1]), np.float32).ravel()
     theta = np.broadcast_to(theta, neuron.threshold.shape).copy()
     return replace(
-        daqcfs_like,
+        neuron,
         threshold=theta,
         shift=np.zeros_like(theta),
         amplitude=(theta / np.float32(neuron.levels)).astype(np.float32),

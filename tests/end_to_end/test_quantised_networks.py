@@ -181,6 +181,27 @@ def test_layers_with_other_numbers_of_levels(
         convert(ann, snn, steps=8, form=form)
 
 
+@pytest.mark.parametrize("op", ["HardSwish", "LeakyRelu <alpha = 0.1>", "Tanh"])
+def test_other_activations_between_quantisers(network: Any, tmp_path: Path, op: str) -> None:
+    """They are measured, and so no layer keeps its own levels unchanged."""
+    text = (
+        f"g (float[N,2,4,4] x) => (float[N,2,4,4] y) <{CONSTANTS}> {{"
+        " k1 = DequantizeLinear (w1, ws, wz) k2 = DequantizeLinear (w2, ws, wz)"
+        " a = Conv <pads = [1,1,1,1]> (x, k1, b1) " + pair("a", "r")
+        + f" b = Conv <pads = [1,1,1,1]> (r, k2, b1) c = {op} (b) "
+        + " d = Conv <pads = [1,1,1,1]> (c, k1, b1) " + pair("d", "e")
+        + " y = Conv <pads = [1,1,1,1]> (e, k2) }"
+    )  # fmt: skip
+    ann, snn = network(text, 18), tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=LEVELS, form="counts", data=[{"x": inputs(64)}])
+    assert {a.status for a in result.activations} == {"converted"}
+    x = inputs(8)
+    assert verify(ann, snn, [{"x": x}]).equal
+    expected = as_written(ann, x)
+    error = run(snn, x, optimised=True) - as_written(ann, x)
+    assert np.sqrt(np.mean(error**2) / np.mean(expected**2)) < 0.2
+
+
 def test_rounded_currents_are_dropped_on_request(network: Any, tmp_path: Path) -> None:
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
     result = convert(
