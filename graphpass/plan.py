@@ -221,12 +221,13 @@ def _on_rates(flow: TimeFlow) -> set[int]:
 
 
 def _nothing_to_convert(model: Model) -> ModelError:
-    integer = next((n for n in model.graph.nodes if rules_quantised.is_integer(n)), None)
-    if integer is not None:
-        refusal = rules_quantised.INTEGER
-        return ModelError(
-            f"{editing.describe(integer)} {refusal.reason}", where=model.name, remedy=refusal.remedy
-        )
+    for node in model.graph.nodes:
+        if (refusal := rules_quantised.hides_activations(node, model.opset)) is not None:
+            return ModelError(
+                f"{editing.describe(node)} {refusal.reason}",
+                where=model.name,
+                remedy=refusal.remedy,
+            )
     found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
     return ModelError(
         "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),

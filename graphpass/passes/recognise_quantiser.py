@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from graphpass import dialect, editing, weights
 from graphpass.activation import bounds, is_convertible
@@ -29,25 +30,39 @@ _KEEPING = (
     " Slice SpaceToDepth Split Squeeze Transpose Unsqueeze"
 ).split()
 
+_COMPARING = ("GlobalMaxPool", "Identity", "MaxPool", "Relu")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class _Grid:
-    """The values step * n for the whole numbers n from low to high."""
+    """The values step * n for the whole numbers n from low to high.
 
-    step: np.float32
+    Attributes:
+        step: float32, a scalar, or one for each channel, in a shape that broadcasts.
+        low: at most 0 where it is a neuron's.
+        high: above 0 there.
+    """
+
+    step: NDArray[np.float32]
     low: int
     high: int
 
     def within(self, other: _Grid) -> bool:
         """Are all of its values on the other grid?"""
-        return self.step == other.step and self.low >= other.low and self.high <= other.high
+        same = np.array_equal(self.step, other.step)
+        return same and self.low >= other.low and self.high <= other.high
 
-    def cut(self, low: float, high: float) -> _Grid:
-        """The grid of what was kept within an interval before it was rounded."""
+    def cut(self, low: float, high: float) -> _Grid | None:
+        """The grid of what was kept within an interval before it was rounded.
+
+        None where channels differ in what is left of them.
+        """
         with np.errstate(over="ignore"):
-            ends = np.rint(np.array([low, high], np.float32) / self.step)
-        first, last = np.clip(ends, self.low, self.high)
-        return replace(self, low=int(first), high=int(last))
+            ends = np.rint(np.stack([np.float32(end) / self.step for end in (low, high)]))
+        first, last = np.clip(ends, self.low, self.high).reshape(2, -1)
+        if np.ptp(first) or np.ptp(last):
+            return None
+        return replace(self, low=int(first[0]), high=int(last[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +76,9 @@ class _Pair:
 
 
 class RecogniseQuantiser(Pass):
-    """Replace pairs of QuantizeLinear and DequantizeLinear with one grid for the whole tensor.
+    """Replace pairs of QuantizeLinear and DequantizeLinear with the same levels everywhere.
+
+    One step for the whole tensor, or one for each channel, with one zero point.
 
     - A grid that starts at 0 clamps there, Relu or not: `graphpass::QCFSHalfEven` with T = high.
       A Relu or Clip before it, or a Relu behind it, is taken in.
@@ -127,10 +144,12 @@ def _read(model: Model, quantise: gs.Node) -> _Pair | None:
         read = [t for t in source.inputs[0].inputs if not isinstance(t, gs.Constant)]
         if len(read) != 1 or np.isnan(interval).any():
             break
-        grid, source = grid.cut(*interval), read[0]
+        if (bounded := grid.cut(*interval)) is None:
+            break
+        grid, source = bounded, read[0]
     relu = editing.single_consumer(model, outputs[0]) if len(outputs) == 1 else None
     if relu is not None and editing.is_standard(relu, "Relu"):
-        grid, outputs = grid.cut(0.0, np.inf), [relu.outputs[0]]
+        grid, outputs = replace(grid, low=max(grid.low, 0)), [relu.outputs[0]]
         readers.append(relu)
     if not grid.low <= 0 < grid.high:
         return None
@@ -150,29 +169,46 @@ def _cut(grid: _Grid, clip: gs.Node, zero: int) -> _Grid | None:
 
 
 def _grid(node: gs.Node) -> _Grid | None:
-    """Of a QuantizeLinear or DequantizeLinear; None when it has more than one, or no integers."""
-    step, zero = editing.values(node.inputs[1]), editing.present(node.inputs, 2)
-    if step is None or step.size != 1 or step.dtype != np.float32 or not 0 < step.item() < np.inf:
-        return None
-    if zero is not None and editing.scalar(zero) is None:
+    """Of a QuantizeLinear or DequantizeLinear; None when it has several, or no integers."""
+    step, zero = _step(node), editing.present(node.inputs, 2)
+    if step is None or not (step > 0).all() or not np.isfinite(step).all():
         return None
     if zero is None and node.attrs.get("output_dtype"):
         return None
-    dtype = "uint8" if zero is None else str(np.asarray(editing.values(zero)).dtype)
-    if (found := re.fullmatch(r"(u?)int(\d+)", dtype)) is None:
+    middles = np.zeros((), np.uint8) if zero is None else editing.values(zero)
+    if middles is None or not middles.size or (middles != middles.flat[0]).any():
         return None
-    span, middle = 2 ** int(found[2]), _zero_point(node)
+    if (found := re.fullmatch(r"(u?)int(\d+)", str(middles.dtype))) is None:
+        return None
+    span, middle = 2 ** int(found[2]), int(middles.flat[0])
     lowest = 0 if found[1] else -span // 2
-    return _Grid(np.float32(step.item()), lowest - middle, lowest + span - 1 - middle)
+    return _Grid(step, lowest - middle, lowest + span - 1 - middle)
+
+
+def _step(node: gs.Node) -> NDArray[np.float32] | None:
+    """One number, or one for each channel beside the tensor; None for anything else."""
+    step, shape = editing.values(node.inputs[1]), node.inputs[0].shape
+    if step is None or step.dtype != np.float32 or not step.size or node.attrs.get("block_size"):
+        return None
+    if step.size == 1:
+        return step.reshape(())
+    axis = int(node.attrs.get("axis", 1))
+    if shape is None or step.ndim != 1 or not -len(shape) <= axis < len(shape):
+        return None
+    return step.reshape(-1, *[1] * (len(shape) - 1 - axis % len(shape)))
 
 
 def _zero_point(node: gs.Node) -> int:
-    return int(editing.scalar(editing.present(node.inputs, 2)) or 0)
+    zero = editing.values(editing.present(node.inputs, 2))
+    return 0 if zero is None else int(zero.flat[0])
 
 
 def _undoes(node: gs.Node, quantise: gs.Node) -> bool:
     """Is it the DequantizeLinear of the same grid?"""
-    return editing.is_standard(node, "DequantizeLinear") and _grid(node) == _grid(quantise)
+    if not editing.is_standard(node, "DequantizeLinear"):
+        return False
+    own, grid = _grid(node), _grid(quantise)
+    return own is not None and grid is not None and own.within(grid) and grid.within(own)
 
 
 def _grid_of(tensor: gs.Tensor, pairs: list[_Pair]) -> _Grid | None:
@@ -186,8 +222,10 @@ def _grid_of(tensor: gs.Tensor, pairs: list[_Pair]) -> _Grid | None:
     read = node.inputs if node.op == "Concat" else node.inputs[:1]
     found = [_grid_of(source, pairs) for source in read]
     known = [grid for grid in found if grid is not None]
-    if len(known) != len(found) or len({grid.step for grid in known}) != 1:
+    if len(known) != len(found) or not all(_same_step(grid, known[0]) for grid in known):
         return None
+    if known[0].step.ndim and not editing.is_standard(node, *_COMPARING):
+        return None  # channels may lie elsewhere now
     low, high = min(grid.low for grid in known), max(grid.high for grid in known)
     if node.op == "Pad":
         value = editing.present(node.inputs, 2)
@@ -195,6 +233,10 @@ def _grid_of(tensor: gs.Tensor, pairs: list[_Pair]) -> _Grid | None:
             return None
         low = min(low, 0)
     return _Grid(known[0].step, max(low, 0) if node.op == "Relu" else low, high)
+
+
+def _same_step(one: _Grid, other: _Grid) -> bool:
+    return np.array_equal(one.step, other.step)
 
 
 def _is_layer(node: gs.Node) -> bool:

@@ -11,7 +11,8 @@ SIGNED = {"int8": "-128", "int4": "-8"}
 CONSTANTS = (
     "float s = {0.5}, float[1] s1 = {0.5}, float s2 = {0.25}, float neg = {-0.5},"
     " float[2] along = {0.5, 0.25}, uint8 z = {0}, int8 low = {-128}, int8 zero8 = {0},"
-    " uint8[1] z1 = {0}, uint8 middle = {128}, uint8 odd = {101}, uint8 five = {5},"
+    " uint8[1] z1 = {0}, uint8[2] differ = {0, 3}, uint8[2] middles = {128, 128},"
+    " uint8 middle = {128}, uint8 odd = {101}, uint8 five = {5},"
     " uint8 seven = {7}, int8 most = {127}, int8 least = {-127}, int8 fifteen = {15},"
     " float zero = {0.0}, float three = {3.0}, float one = {1.0},"
     " float[2,2,1,1] w = {1.0, 0.5, -0.5, 1.0}"
@@ -26,6 +27,7 @@ def net(body, more=""):
 
 
 PAIR = "q = QuantizeLinear (a, s, z) b = DequantizeLinear (q, s, z)"
+ALONG = "q = QuantizeLinear <axis = 1> (a, along) b = DequantizeLinear <axis = 1> (q, along)"
 SIGNED_PAIR = PAIR.replace("z)", "middle)")
 
 
@@ -212,6 +214,33 @@ def test_what_is_also_read_before_it_is_rounded(bench):
 
 
 @pytest.mark.parametrize(
+    ("body", "levels"),
+    [
+        (ALONG, 255),
+        ("r = Relu (a) " + ALONG.replace("(a", "(r").replace("along)", "along, middles)"), 127),
+    ],
+)
+def test_a_step_for_each_channel(bench, body, levels):
+    model = bench.changed(RecogniseQuantiser, net(body))
+    (node,) = [n for n in model.graph.nodes if n.op == "QCFSHalfEven"]
+    assert node.inputs[1].values.tolist() == [[[0.5 * levels]], [[0.25 * levels]]]
+    assert int(node.inputs[2].values) == levels
+
+
+def test_a_rounded_current_with_a_step_for_each_channel(bench):
+    pair = ALONG.replace("(a", "(p").replace("along)", "along, middles)").replace("b =", "d =")
+    body = f"r = Relu (a) p = Conv (r, w) {pair} e = Conv (d, w) b = Relu (e)"
+    model = bench.changed(RecogniseQuantiser, net(body))
+    assert bench.ops(model).count("QCFSHalfEven") == 1
+
+
+def test_clips_that_leave_channels_different_levels_stay(bench):
+    body = "r = Clip (a, zero, three) " + ALONG.replace("(a", "(r")
+    model = bench.changed(RecogniseQuantiser, net(body))
+    assert bench.ops(model) == ["Conv", "Clip", "QCFSHalfEven", "Conv"]
+
+
+@pytest.mark.parametrize(
     ("name", "body"),
     [
         ("zero points differ", PAIR.replace("(q, s, z)", "(q, s, five)")),
@@ -222,8 +251,8 @@ def test_what_is_also_read_before_it_is_rounded(bench):
         ),
         ("steps differ", PAIR.replace("(q, s,", "(q, s2,")),
         (
-            "a step for each channel",
-            PAIR.replace("s, z)", "along)").replace("Linear (", "Linear <axis = 1> ("),
+            "zero points that differ",
+            ALONG.replace("along)", "along, differ)"),
         ),
         ("a negative step", PAIR.replace("s,", "neg,")),
         ("a current behind no activation", SIGNED_PAIR),
