@@ -1,7 +1,8 @@
-"""QONNX's Quant and BipolarQuant, which ONNX Runtime does not know, in standard operators.
+"""QONNX's quantisers, which ONNX Runtime does not know, in standard operators.
 
-Quant: y = (round(clip(x / scale + zero, low, high)) - zero) * scale, with the ends of an integer
-of `bits` bits (QONNX, docs/qonnx-custom-ops; Pappalardo et al., arXiv:2206.07527).
+Quant, by its newer name IntQuant: y = (round(clip(x / scale + zero, low, high)) - zero) * scale,
+with the ends of an integer of `bits` bits (QONNX, docs/qonnx-custom-ops; Pappalardo et al.,
+arXiv:2206.07527). Trunc drops the lowest bits of such integers.
 """
 
 from __future__ import annotations
@@ -21,42 +22,46 @@ from graphpass_runtime.errors import ModelError
 _DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 _ROUND = {"ROUND": np.rint, "FLOOR": np.floor, "CEIL": np.ceil}
 _MOST_BITS = 24  # whole numbers that float32 holds
+_Steps = list[tuple[str, list[gs.Tensor]]]  # operators, with what each reads besides
+_SCALE_AND_ZERO = ((1, "scale"), (2, "zero point"))
+_TRUNC_1 = 5  # inputs of Trunc of version 1
 _OLDEST_ROUND, _OLDEST_INTEGER_CLIP = 11, 12
 
 
 class LowerQuant(Pass):
-    """Quant and BipolarQuant become what they say, so that ONNX Runtime can run the network.
+    """Quant, BipolarQuant and Trunc become what they say, so that ONNX Runtime can run them.
 
     Weights are rounded here and now, and keep their integers. Quant of a tensor of the network
     becomes QuantizeLinear, Clip and DequantizeLinear where it has one scale and at most 8 bits,
-    else Div, Clip, Round and Mul: both are recognised as neurons later.
+    else Div, Clip, Round and Mul: both are recognised as neurons later. What else stands in the
+    domains of QONNX and Brevitas is refused.
     """
 
     def apply(self, model: Model) -> int:
         """Whatever stands in the domains of QONNX and Brevitas."""
-        count = 0
-        for node in list(model.graph.nodes):
-            known = node.domain in _DOMAINS and node.op in ("Quant", "BipolarQuant")
-            if known and node.inputs and node.outputs:
+        nodes = [node for node in model.graph.nodes if node.domain in _DOMAINS]
+        for node in nodes:
+            if node.op in ("Quant", "IntQuant", "BipolarQuant"):
                 _lower(model, node)
-                count += 1
-        return count
+            elif node.op == "Trunc":
+                _write_truncation(model, node)
+            else:
+                raise ModelError(
+                    f"{editing.describe(node)} is an operator that ONNX Runtime does not know",
+                    where=model.name,
+                    remedy="export quantisers as Quant, or as QuantizeLinear and DequantizeLinear",
+                )
+        return len(nodes)
 
 
 def _lower(model: Model, node: gs.Node) -> None:
     scale, real = _constant(model, node, 1, "scale"), editing.values(node.inputs[0])
     zero, bits = np.zeros((), np.float32), 1
-    if node.op == "Quant":
+    if node.op != "BipolarQuant":
         zero = _constant(model, node, 2, "zero point")
-        bits = _bits(model, node)
+        bits = _bits(model, node, 3)
     bipolar = bits == 1 and bool(node.attrs.get("signed", 1))
-    ends, rounding = _ends(node, bits), str(node.attrs.get("rounding_mode", "ROUND")).upper()
-    if rounding not in _ROUND or (model.opset < _OLDEST_ROUND and real is None):
-        raise ModelError(
-            f"{editing.describe(node)} rounds by {rounding} in opset {model.opset}",
-            where=model.name,
-            remedy=f"use {' or '.join(_ROUND)}, and opset {_OLDEST_ROUND} or newer",
-        )
+    ends, rounding = _ends(node, bits), _rounding(model, node, "ROUND", constant=real is not None)
     if real is not None:
         levels = _levels(model, node, real, scale, zero)
         signs = np.where(levels >= 0, 1, -1)
@@ -68,6 +73,17 @@ def _lower(model: Model, node: gs.Node) -> None:
         _write_quantiser(model, node, scale, zero, ends)
     else:
         _write_rounding(model, node, scale, zero, ends, rounding)
+
+
+def _rounding(model: Model, node: gs.Node, default: str, *, constant: bool = False) -> str:
+    rounding = str(node.attrs.get("rounding_mode", default)).upper()
+    if rounding not in _ROUND or (model.opset < _OLDEST_ROUND and not constant):
+        raise ModelError(
+            f"{editing.describe(node)} rounds by {rounding} in opset {model.opset}",
+            where=model.name,
+            remedy=f"use {' or '.join(_ROUND)}, and opset {_OLDEST_ROUND} or newer",
+        )
+    return rounding
 
 
 def _float(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -85,8 +101,8 @@ def _constant(model: Model, node: gs.Node, index: int, what: str) -> NDArray[np.
     return _float(found)
 
 
-def _bits(model: Model, node: gs.Node) -> int:
-    found = _constant(model, node, 3, "number of bits")
+def _bits(model: Model, node: gs.Node, index: int) -> int:
+    found = _constant(model, node, index, "number of bits")
     bits = float(found.reshape(())) if found.size == 1 else 0.0
     if bits not in range(1, _MOST_BITS + 1):
         raise ModelError(
@@ -146,7 +162,7 @@ def _write_quantiser(
         editing.constant(model, f"{name}/scale", scale.reshape(())),
         editing.constant(model, f"{name}/zero", zero.reshape(()).astype(kind)),
     ]
-    steps: list[tuple[str, list[gs.Tensor]]] = [("QuantizeLinear", grid)]
+    steps: _Steps = [("QuantizeLinear", grid)]
     if ends != (np.iinfo(kind).min, np.iinfo(kind).max):
         limits = [editing.constant(model, f"{name}/{e}", np.array(e, kind)) for e in ends]
         steps.append(("Clip", limits))
@@ -167,13 +183,37 @@ def _write_rounding(
         for key, array in (("scale", scale), ("zero", zero))
     )
     limits = [editing.constant(model, f"{name}/{e}", np.array(e, np.float32)) for e in ends]
-    whole: list[tuple[str, list[gs.Tensor]]] = [
-        ("Clip", limits),
-        ({"ROUND": "Round"}.get(rounding, rounding.title()), []),
-    ]
+    whole: _Steps = [("Clip", limits), (rounding.title(), [])]
     if np.any(zero):
         whole = [("Add", [middle]), *whole, ("Sub", [middle])]
     _chain(model, node, [("Div", [factor]), *whole, ("Mul", [factor])])
+
+
+def _write_truncation(model: Model, node: gs.Node) -> None:
+    """Version 1 says how many bits go; version 2 scales its output, and clips it to its bits."""
+    name, rounding = node.outputs[0].name, _rounding(model, node, "FLOOR")
+    scale, zero = (_constant(model, node, i, what) for i, what in _SCALE_AND_ZERO)
+    _bits(model, node, 3)
+    limits: _Steps = []
+    if len(node.inputs) > _TRUNC_1:
+        larger, bits = _constant(model, node, 4, "scale of the output"), _bits(model, node, 5)
+        with np.errstate(all="ignore"):
+            places = np.rint(np.log2(larger / scale))
+        ends = [np.array(end, np.float32) for end in _ends(node, bits)]
+        keys = (f"{name}/lowest", f"{name}/highest")
+        limits = [("Clip", [editing.constant(model, *end) for end in zip(keys, ends, strict=True)])]
+        middle = _float(zero / 2.0**places)
+    else:
+        places = _float(_bits(model, node, 3) - _bits(model, node, 4))
+        larger, middle = scale, zero
+
+    def step(op: str, key: str, array: NDArray[Any]) -> tuple[str, list[gs.Tensor]]:
+        return op, [editing.constant(model, f"{name}/{key}", _float(array))]
+
+    whole = [step("Div", "scale", scale), step("Add", "zero", zero), ("Round", [])]
+    shifted = [step("Div", "places", 2.0**places), *limits, (rounding.title(), [])]
+    real = [step("Sub", "middle", middle), step("Mul", "factor", larger)]
+    _chain(model, node, [*whole, *shifted, *real])
 
 
 def _write_signs(
@@ -197,7 +237,7 @@ def _write_signs(
     ]
 
 
-def _chain(model: Model, node: gs.Node, steps: list[tuple[str, list[gs.Tensor]]]) -> None:
+def _chain(model: Model, node: gs.Node, steps: _Steps) -> None:
     """Operators one after the other in the place of a node."""
     source, output = node.inputs[0], node.outputs[0]
     editing.detach(node)

@@ -1,4 +1,4 @@
-"""Quant and BipolarQuant of QONNX against their definition in NumPy."""
+"""Quant, BipolarQuant and Trunc of QONNX against their definition in NumPy."""
 
 import numpy as np
 import onnx
@@ -160,6 +160,44 @@ def test_what_cannot_be_said_is_refused(body, opset, reason):
 
 
 def test_near_misses(bench):
-    model = model_of("y = D.Trunc (x, s, z, b, b)", {"s": 0.5, "z": 0.0, "b": 4.0})
-    assert not LowerQuant()(model).modified
     bench.unchanged(LowerQuant, "g (float[N] x) => (float[N] y) { y = Relu (x) }")
+
+
+@pytest.mark.parametrize("op", ["FloatQuant (x, s)", "MultiThreshold (x, s)"])
+def test_other_operators_are_refused(op):
+    model = model_of(f"y = D.{op}", {"s": 0.5})
+    with pytest.raises(ModelError, match="does not know; export quantisers as Quant"):
+        LowerQuant()(model)
+
+
+def test_the_newer_name(bench):
+    arrays = {"s": 0.5, "z": 0.0, "b": 4.0}
+    model = model_of("y = D.IntQuant <signed = 0, narrow = 0> (x, s, z, b)", arrays)
+    LowerQuant()(model)
+    (found,) = bench.run_feeds(to_proto(model), {"x": inputs()})
+    np.testing.assert_array_equal(found, quant(inputs(), 0.5, 0, 4, signed=0))
+
+
+@pytest.mark.parametrize("mode", ["FLOOR", "CEIL", "ROUND"])
+@pytest.mark.parametrize("zero", [0, 4])
+def test_truncation(bench, mode, zero):
+    arrays = {"s": 0.5, "z": float(zero), "b": 8.0, "k": 6.0}
+    model = model_of(f'y = D.Trunc <rounding_mode = "{mode}"> (x, s, z, b, k)', arrays)
+    LowerQuant()(model)
+    (found,) = bench.run_feeds(to_proto(model), {"x": inputs()})
+    expected = (ROUNDING[mode](np.rint(inputs() / 0.5 + zero) / 4) - zero) * 0.5
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found)) > 20
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_truncation_of_the_second_version(bench, signed):
+    arrays = {"s": 0.5, "z": 4.0, "b": 8.0, "t": 2.0, "k": 4.0}
+    body = f"y = D.Trunc <signed = {signed}, narrow = 0> (x, s, z, b, t, k)"
+    model = model_of(body, arrays)
+    LowerQuant()(model)
+    (found,) = bench.run_feeds(to_proto(model), {"x": inputs()})
+    ends = (-8, 7) if signed else (0, 15)
+    whole = np.floor(np.clip(np.rint(inputs() / 0.5 + 4) / 4, *ends))
+    np.testing.assert_array_equal(found, (whole - 1) * 2)
+    assert {ends[0] * 2 - 2, ends[1] * 2 - 2} <= set(np.unique(found)) | {-2}
