@@ -40,6 +40,7 @@ from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.recognise_quantiser import RecogniseQuantiser
+from graphpass.passes.recognise_signs import RecogniseSigns
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.passes.spell_gelu import SpellGelu
 from graphpass.passes.spell_integer_weights import SpellIntegerWeights
@@ -90,6 +91,7 @@ def normalise(
             RecogniseQuantiser(rounded_currents),
             KeepIntegerKernels(),
             RecogniseQCFS(),
+            RecogniseSigns(),
             SpellClip(),
             MoveActivation(),
             MoveFunctions(),
@@ -170,10 +172,11 @@ def quantise(model: Model, steps: int, levels: Mapping[str, int] | None = None) 
 
 
 def own_levels(model: Model, steps: int) -> dict[str, int]:
-    """Levels of the neurons of stage 1 that were trained with different numbers of them.
+    """Levels of the neurons of stage 1, where each keeps those that it was trained with.
 
-    Empty unless all were trained as quantisers, and T is the largest number: then each may keep
-    its own, and the network is the same.
+    Empty unless all were trained as quantisers, and T is enough for each. Where they differ
+    then, the network stays the same at no other levels; and one level is a step, which no ramp
+    of more levels comes near.
     """
     names = set(converted(model))
     trained = {
@@ -181,8 +184,10 @@ def own_levels(model: Model, steps: int) -> dict[str, int]:
         for node in model.graph.nodes
         if editing.is_dialect(node, dialect.QCFS) and node.outputs[0].name in names
     }
-    mixed = len(set(trained.values())) > 1 and max(trained.values()) == steps
-    return trained if mixed and len(trained) == len(names) else {}
+    if len(trained) < len(names) or max(trained.values(), default=0) > steps:
+        return {}
+    found = set(trained.values())
+    return trained if len(found) > 1 or found == {1} else {}
 
 
 def calibrate(model: Model, rule: str, calibration: Calibration | None) -> None:

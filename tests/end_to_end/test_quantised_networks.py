@@ -335,6 +335,30 @@ def test_qonnx_file(shared_data: Path, tmp_path: Path) -> None:
     assert verify(ann, snn, [{"x.7": x}]).equal
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("form", SAME)
+def test_binary_activations(
+    network: Any, tmp_path: Path, bare_run: Any, form: str, steps: int
+) -> None:
+    """They have one level, whatever T is."""
+    text = (
+        "g (float[N,2,4,4] x) => (float[N,2,4,4] y)"
+        f" <{CONSTANTS}, float nil = {{0.0}}, float m1 = {{-0.5}}, float m2 = {{-1.0}}> {{"
+        " k1 = DequantizeLinear (w1, ws, wz) k2 = DequantizeLinear (w2, ws, wz)"
+        " a = Conv <pads = [1,1,1,1]> (x, k1, b1) f = Less (a, nil) r = Where (f, m1, s)"
+        " b = Conv <pads = [1,1,1,1]> (r, k2, b1) g = Less (b, nil) c = Where (g, m2, s2)"
+        " y = Conv <pads = [1,1,1,1]> (c, k1) }"
+    )
+    ann, snn = network(text), tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=steps, form=form)
+    assert [(n.levels, n.trained_levels) for n in result.record.neurons] == [(1, 1)] * 2
+    x = inputs(8)
+    assert verify(ann, snn, [{"x": x}]).equal
+    if form != "counts-cpu":  # where what lifts a tie can get lost in a bias larger than T
+        expected = as_written(ann, x)
+        np.testing.assert_allclose(bare_run(snn, {"x": x})["y"], expected, rtol=0, atol=1e-5)
+
+
 def test_inspect_names_the_quantiser(network: Any) -> None:
     found = inspect(network(residual("odd")))
     assert found.convertible

@@ -8,6 +8,7 @@ from graphpass.model import from_proto, infer_shapes, to_bytes, to_proto
 from graphpass.passes.lower_quant import LowerQuant
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.recognise_quantiser import RecogniseQuantiser
+from graphpass.passes.recognise_signs import RecogniseSigns
 from graphpass_runtime.errors import ModelError
 
 DOMAINS = ["qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"]
@@ -102,6 +103,13 @@ def test_bipolar(bench, scale):
     (found,) = bench.run_feeds(to_proto(model), {"x": inputs()})
     signs = np.where(inputs() >= 0, 1, -1)
     np.testing.assert_array_equal(found, signs * np.array(scale, np.float32))
+
+
+def test_bipolar_becomes_a_neuron():
+    model = model_of("y = D.BipolarQuant (x, s)", {"s": 0.5})
+    for step in (LowerQuant(), RecogniseSigns()):
+        step(model)
+    assert [node.op for node in model.graph.nodes] == ["Add", "QCFS", "Add"]
 
 
 @pytest.mark.parametrize(
