@@ -149,12 +149,14 @@ class _Inference:
             island = self._islands and not unbounded
             return self._island(view, refusal) if island else self._refuse(view, refusal)
         channel_axis = along[0] if along else kind.channel_axis
-        spikes = replace(kind, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis)
+        spikes = replace(
+            kind, kind=Kind.SPIKES, poolable=True, channel_axis=channel_axis, pair=False
+        )
         if not unbounded:
             return spikes
         # A baseline will be added, and a second train where the function turns.
         alone = node.outputs[0].name not in self._pairs
-        return replace(spikes, kind=Kind.CURRENT, poolable=alone)
+        return replace(spikes, kind=Kind.CURRENT, poolable=alone, pair=not alone)
 
     def _with_batch(self, current: gs.Tensor) -> TimeType:
         """In a network for one sample of fixed size, axis 0 is as good a place for time as any."""

@@ -84,6 +84,12 @@ def max_pool(view: View) -> Verdict:
     """Exact on sorted trains: the maximum of nested trains is the train of the maximum."""
     source = view.type()
     if view.varying:
+        if source.pair:
+            return Refusal(
+                "takes the maximum behind a function that falls and rises, whose two trains do not"
+                " say at a step which value is the larger one",
+                "use an activation that does not fall in front of the pool",
+            )
         if not source.poolable:
             return UNLIKE_MEANS
         if source.channel_axis not in (None, 1):

@@ -31,6 +31,7 @@ class TimeType:
             over time, because it is one train times an amplitude, plus a constant where it
             is a current, which both vary along the channel axis only.
         inner: elements on the batch axis per sample, when a Reshape merged axes into it.
+        pair: it is the difference of two trains, of a function that turns.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class TimeType:
     channel_axis: int | None = None
     poolable: bool = False
     inner: int = 1
+    pair: bool = False
 
     @property
     def varies(self) -> bool:

@@ -122,6 +122,21 @@ def test_every_form_is_the_same_network(
                 assert found.layers == 10
 
 
+def test_a_pool_behind_two_trains_is_refused(write_model: Write, tmp_path: Path) -> None:
+    text = (
+        "g (float[N,3,12,12] x) => (float[N,3,6,6] y) { a = Conv (x, w) r = Relu (a)"
+        " b = Conv (r, w) s = Sigmoid (b) m = Mul (b, s)"
+        " p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (m) c = Conv (p, w) y = Relu (c) }"
+    )
+    weight = np.random.default_rng(0).normal(0, 0.5, (3, 3, 1, 1)).astype(np.float32)
+    ann, snn = write_model(text, {"w": weight}, opset=17), tmp_path / "snn.onnx"
+    with pytest.raises(
+        RefusedConversion, match=r"MaxPool.*falls and rises, whose two trains.*islands"
+    ):
+        convert(ann, snn, steps=8, data=[{"x": images(4, 1)}])
+    assert not snn.exists()
+
+
 def test_int8_is_close(write_model: Write, tmp_path: Path) -> None:
     ann = write_model(*network("SiLU"), opset=17)
     data, x = [{"x": images(16, seed)} for seed in range(4)], images(32, 100)
