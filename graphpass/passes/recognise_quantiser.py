@@ -20,6 +20,7 @@ from graphpass.model import Model
 from graphpass.neurons import Ties, qcfs
 from graphpass.passes.base import Pass
 from graphpass.plan import Activation
+from graphpass.regions import nodes_of_functions
 
 #: How the names of neurons end that stand for rounded currents.
 RAISED = "/raised"
@@ -117,7 +118,12 @@ class RecogniseQuantiser(Pass):
             elif pair.grid.low == 0 and _is_behind(pair.source, _is_layer):
                 _replace(model, pair, _activation)
                 count += 1
-        between = [pair for pair in pairs if pair.grid.low < 0 and _is_between(pair)]
+        functions = nodes_of_functions(model)
+
+        def activates(node: gs.Node) -> bool:
+            return is_convertible(node) or id(node) in functions
+
+        between = [p for p in pairs if p.grid.low < 0 and _is_between(p, activates)]
         treat = _try_drop_current if self._drop else _try_raise
         return count + sum(treat(model, pair) for pair in between)
 
@@ -299,10 +305,10 @@ def _activation(model: Model, pair: _Pair, output: gs.Tensor) -> None:
     model.graph.nodes.append(node)
 
 
-def _is_between(pair: _Pair) -> bool:
+def _is_between(pair: _Pair, activates: Callable[[gs.Node], bool]) -> bool:
     """Does a current lie between two activations?"""
-    behind = _is_behind(pair.source, is_convertible)
-    return behind and any(_is_ahead(output, is_convertible) for output in pair.outputs)
+    behind = _is_behind(pair.source, activates)
+    return behind and any(_is_ahead(output, activates) for output in pair.outputs)
 
 
 def _try_drop_current(model: Model, pair: _Pair) -> bool:

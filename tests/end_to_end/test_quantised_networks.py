@@ -202,6 +202,26 @@ def test_other_activations_between_quantisers(network: Any, tmp_path: Path, op: 
     assert np.sqrt(np.mean(error**2) / np.mean(expected**2)) < 0.2
 
 
+def test_rounded_currents_around_other_activations(network: Any, tmp_path: Path) -> None:
+    """No rectifier anywhere: functions are activations, too."""
+    text = (
+        f"g (float[N,2,4,4] x) => (float[N,2,4,4] y) <{CONSTANTS}> {{"
+        " k1 = DequantizeLinear (w1, ws, wz) k2 = DequantizeLinear (w2, ws, wz)"
+        " a = Conv <pads = [1,1,1,1]> (x, k1, b1) r = HardSwish (a)"
+        " q = QuantizeLinear (r, s, wz) d = DequantizeLinear (q, s, wz)"
+        " b = Conv <pads = [1,1,1,1]> (d, k2, b1) c = HardSwish (b)"
+        " t = QuantizeLinear (c, s, wz) e = DequantizeLinear (t, s, wz)"
+        " f = Conv <pads = [1,1,1,1]> (e, k1, b1) h = HardSwish (f)"
+        " y = Conv <pads = [1,1,1,1]> (h, k2) }"
+    )
+    ann, snn = network(text), tmp_path / "snn.onnx"
+    result = convert(ann, snn, steps=255, form="counts", data=[{"x": inputs(64)}])
+    found = [a.operator for a in result.activations if a.status == "converted"]
+    assert found.count("quantiser (255 levels)") == 2
+    assert found.count("HardSwish") == 4  # an excitatory and an inhibitory train, twice
+    assert verify(ann, snn, [{"x": inputs(8)}]).equal
+
+
 def test_rounded_currents_are_dropped_on_request(network: Any, tmp_path: Path) -> None:
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
     result = convert(

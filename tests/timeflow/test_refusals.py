@@ -50,7 +50,7 @@ REFUSED = [
     (
         "d = QuantizeLinear <axis = 1> (r, ones) y = DequantizeLinear <axis = 1> (d, ones)",
         "to a grid that no neuron has",
-        "one positive float32 scale",
+        "positive float32 scales, one zero point",
     ),
     (
         "d, s, z = DynamicQuantizeLinear (r) y = DequantizeLinear (d, s, z)",
