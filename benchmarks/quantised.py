@@ -80,7 +80,7 @@ def _cells(
         try:
             result = convert(ann, snn, steps=_STEPS, form="counts")
         except GraphpassError as refusal:
-            yield f"refused: {str(refusal).removeprefix(f'{ann}: ')}"
+            yield f"refused: {str(refusal).removeprefix(f'{ann.name}: ')}"
             return
         batches = list(_batches(source, test, samples))
         labels = np.concatenate([b.labels for b in batches if b.labels is not None])
