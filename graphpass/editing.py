@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,3 +135,31 @@ def constant(model: Model, base: str, array: NDArray[Any]) -> gs.Constant:
 def tidy(model: Model) -> None:
     """Remove what no output needs any more and restore topological order."""
     model.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+
+
+def is_behind(tensor: gs.Tensor, wanted: Callable[[gs.Node], bool]) -> bool:
+    """Is there such a node among those that a tensor is computed by?"""
+    return _finds(list(tensor.inputs), wanted, lambda node: node.inputs, lambda t: t.inputs)
+
+
+def is_ahead(tensor: gs.Tensor, wanted: Callable[[gs.Node], bool]) -> bool:
+    """Is there such a node among those that a tensor reaches?"""
+    return _finds(list(tensor.outputs), wanted, lambda node: node.outputs, lambda t: t.outputs)
+
+
+def _finds(
+    waiting: list[gs.Node],
+    wanted: Callable[[gs.Node], bool],
+    tensors: Callable[[gs.Node], list[gs.Tensor]],
+    nodes: Callable[[gs.Tensor], list[gs.Node]],
+) -> bool:
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if wanted(node):
+            return True
+        if id(node) not in seen:
+            seen.add(id(node))
+            for tensor in tensors(node):
+                waiting += nodes(tensor)
+    return False

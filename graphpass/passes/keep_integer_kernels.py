@@ -120,8 +120,9 @@ def _parts(weight: gs.Tensor) -> _Parts | None:
         weight = node.inputs[0]
         if node.op == "Cast":
             integers = editing.values(weight)
-            known = integers is not None and integers.dtype.kind in "iu"
-            return _Parts(integers, middle, scale) if known else None
+            if integers is None or integers.dtype.kind not in "iu":
+                return None
+            return _Parts(integers, middle, scale)
         operand = editing.values(node.inputs[1])
         if operand is None:
             return None
@@ -138,6 +139,8 @@ def _output_axis(layer: gs.Node) -> int | None:
 def _along(array: _Array, axis: int | None) -> _Array | None:
     """One number, or one for each channel; None if it varies otherwise."""
     flat: _Array = array.reshape(-1)
+    if not flat.size:
+        return None
     if flat.size == 1 or (flat == flat[0]).all():
         return flat[:1]
     if axis is None or axis >= array.ndim or array.shape[axis] != flat.size:

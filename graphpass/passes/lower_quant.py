@@ -193,18 +193,24 @@ def _write_truncation(model: Model, node: gs.Node) -> None:
     """Version 1 says how many bits go; version 2 scales its output, and clips it to its bits."""
     name, rounding = node.outputs[0].name, _rounding(model, node, "FLOOR")
     scale, zero = (_constant(model, node, i, what) for i, what in _SCALE_AND_ZERO)
-    _bits(model, node, 3)
     limits: _Steps = []
     if len(node.inputs) > _TRUNC_1:
         larger, bits = _constant(model, node, 4, "scale of the output"), _bits(model, node, 5)
         with np.errstate(all="ignore"):
-            places = np.rint(np.log2(larger / scale))
+            places = np.rint(np.log2(larger.ravel()[:1] / scale.ravel()[:1])).reshape(())
+        if larger.size != 1 or scale.size != 1 or not abs(places) <= _MOST_BITS:
+            raise ModelError(
+                f"the scales of {editing.describe(node)} are not one number each, by a power of"
+                f" two of at most {_MOST_BITS} apart",
+                where=model.name,
+                remedy="export the network again",
+            )
         ends = [np.array(end, np.float32) for end in _ends(node, bits)]
         keys = (f"{name}/lowest", f"{name}/highest")
         limits = [("Clip", [editing.constant(model, *end) for end in zip(keys, ends, strict=True)])]
         middle = _float(zero / 2.0**places)
     else:
-        places = _float(_bits(model, node, 3) - _bits(model, node, 4))
+        places = np.asarray(_bits(model, node, 3) - _bits(model, node, 4), np.float32)
         larger, middle = scale, zero
 
     def step(op: str, key: str, array: NDArray[Any]) -> tuple[str, list[gs.Tensor]]:

@@ -115,7 +115,7 @@ class RecogniseQuantiser(Pass):
             pairs.append(pair)
             if known is not None and known.within(pair.grid):
                 count += _try_drop(model, pair)
-            elif pair.grid.low == 0 and _is_behind(pair.source, _is_layer):
+            elif pair.grid.low == 0 and editing.is_behind(pair.source, _is_layer):
                 _replace(model, pair, _activation)
                 count += 1
         functions = nodes_of_functions(model)
@@ -249,34 +249,6 @@ def _is_layer(node: gs.Node) -> bool:
     return editing.is_standard(node, *weights.LAYERS)
 
 
-def _is_behind(tensor: gs.Tensor, wanted: Callable[[gs.Node], bool]) -> bool:
-    """Is there such a node among those that a tensor is computed by?"""
-    return _finds(list(tensor.inputs), wanted, lambda node: node.inputs, lambda t: t.inputs)
-
-
-def _is_ahead(tensor: gs.Tensor, wanted: Callable[[gs.Node], bool]) -> bool:
-    """Is there such a node among those that a tensor reaches?"""
-    return _finds(list(tensor.outputs), wanted, lambda node: node.outputs, lambda t: t.outputs)
-
-
-def _finds(
-    waiting: list[gs.Node],
-    wanted: Callable[[gs.Node], bool],
-    tensors: Callable[[gs.Node], list[gs.Tensor]],
-    nodes: Callable[[gs.Tensor], list[gs.Node]],
-) -> bool:
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if wanted(node):
-            return True
-        if id(node) not in seen:
-            seen.add(id(node))
-            for tensor in tensors(node):
-                waiting += nodes(tensor)
-    return False
-
-
 def _try_drop(model: Model, pair: _Pair) -> bool:
     """Let its readers read what it reads."""
     ends = [*model.graph.inputs, *model.graph.outputs]
@@ -307,8 +279,8 @@ def _activation(model: Model, pair: _Pair, output: gs.Tensor) -> None:
 
 def _is_between(pair: _Pair, activates: Callable[[gs.Node], bool]) -> bool:
     """Does a current lie between two activations?"""
-    behind = _is_behind(pair.source, activates)
-    return behind and any(_is_ahead(output, activates) for output in pair.outputs)
+    behind = editing.is_behind(pair.source, activates)
+    return behind and any(editing.is_ahead(output, activates) for output in pair.outputs)
 
 
 def _try_drop_current(model: Model, pair: _Pair) -> bool:

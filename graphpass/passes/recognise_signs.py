@@ -8,11 +8,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import dialect, editing
+from graphpass import dialect, editing, weights
 from graphpass.model import Model
 from graphpass.neurons import Ties, qcfs
 from graphpass.passes.base import Pass
 
+_MASK = 2.0**10
 _Array = NDArray[Any]
 
 
@@ -20,7 +21,9 @@ class RecogniseSigns(Pass):
     """Where(x < b, low, high) becomes low + QCFS(x - b + theta/2), T = 1, theta = high - low.
 
     That fires where (x - b) / theta + 1 reaches 1, which is from b on: binary activations, as
-    BipolarQuant has them. Bounds and constants may differ by channel.
+    BipolarQuant has them. Bounds and constants may differ by channel. A comparison that no
+    layer precedes is no activation, and neither is a mask, whose constants drown what they
+    replace.
     """
 
     def apply(self, model: Model) -> int:
@@ -31,7 +34,11 @@ class RecogniseSigns(Pass):
 
 
 def _try_recognise(model: Model, where: gs.Node) -> bool:
-    if not editing.is_standard(where, "Where") or len(where.inputs[0].inputs) != 1:
+    if (
+        not editing.is_standard(where, "Where")
+        or not where.outputs
+        or len(where.inputs[0].inputs) != 1
+    ):
         return False
     less = where.inputs[0].inputs[0]
     if not editing.is_standard(less, "Less") or len(where.inputs[0].outputs) != 1:
@@ -41,11 +48,15 @@ def _try_recognise(model: Model, where: gs.Node) -> bool:
     shape = source.shape
     if bound is None or low is None or high is None or shape is None:
         return False
-    theta = high - low
-    known = source.dtype == np.float32 and theta.dtype == np.float32
-    if not known or not (theta > 0).all() or not np.isfinite(theta).all():
+    if any(kind != np.float32 for kind in (source.dtype, bound.dtype, low.dtype, high.dtype)):
         return False
+    if not editing.is_behind(source, lambda node: editing.is_standard(node, *weights.LAYERS)):
+        return False
+    with np.errstate(all="ignore"):
+        theta = high - low
     if not all(_is_per_channel(array, len(shape)) for array in (bound, low, theta)):
+        return False
+    if not ((theta > 0) & (theta < _MASK)).all() or not np.isfinite(bound).all():
         return False
     output = where.outputs[0]
     raised = _sum(model, source, theta / 2 - bound, f"{output.name}/above_zero")

@@ -82,7 +82,7 @@ class SpellQOperator(Pass):
 
 def _try_spell(model: Model, node: gs.Node, grids: dict[int, list[gs.Tensor]]) -> bool:
     layout = _layout(node)
-    if layout is None or not _is_plain(model, node):
+    if layout is None or not node.outputs or not _is_plain(model, node):
         return False
     operands = [_grid(node, index + 1) for index in layout.data]
     rounded, output = _grid(node, layout.result), node.outputs[0]
@@ -148,10 +148,11 @@ def _bias(model: Model, node: gs.Node, index: int) -> list[gs.Tensor] | None:
     steps = [editing.values(node.inputs[place]) for place in (1, 4)]
     if whole is None or steps[0] is None or steps[1] is None:
         return None
-    alpha = np.float32(node.attrs.get("alpha", 1.0))
-    if node.op == "QLinearConv":
-        alpha = np.float32(1)
-    real = (whole * (alpha * steps[0].ravel() * steps[1].ravel())).astype(np.float32)
+    alpha = np.float32(node.attrs.get("alpha", 1.0) if node.op == "QGemm" else 1.0)
+    if steps[0].size != 1 or steps[1].size not in (1, *whole.shape[-1:]):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so
+        real = (whole * (alpha * steps[0].ravel() * steps[1].ravel())).astype(np.float32)
     return [editing.constant(model, f"{node.outputs[0].name}/bias", real)]
 
 

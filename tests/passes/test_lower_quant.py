@@ -106,10 +106,11 @@ def test_bipolar(bench, scale):
 
 
 def test_bipolar_becomes_a_neuron():
-    model = model_of("y = D.BipolarQuant (x, s)", {"s": 0.5})
+    arrays = {"s": 0.5, "w": np.ones((2, 2, 1, 1))}
+    model = model_of("a = Conv (x, w) y = D.BipolarQuant (a, s)", arrays)
     for step in (LowerQuant(), RecogniseSigns()):
         step(model)
-    assert [node.op for node in model.graph.nodes] == ["Add", "QCFS", "Add"]
+    assert [node.op for node in model.graph.nodes] == ["Conv", "Add", "QCFS", "Add"]
 
 
 @pytest.mark.parametrize(
