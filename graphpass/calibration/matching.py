@@ -24,6 +24,7 @@ from graphpass.calibration import statistics
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.moments import Moments, MomentSums, Vector
 from graphpass.calibration.reference import ranks_of
+from graphpass.calibration.sampling import sample, sample_name
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
 from graphpass_runtime.output_error import squared_error
@@ -135,7 +136,7 @@ def _matching_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
     for node in list(proto.graph.node):
         if dialect.family(node.op_type) == dialect.DAQCFS and node.domain == dialect.DOMAIN:
             neuron = neurons[node.output[0]]
-            nodes += _matched(proto, node, neuron, ranks[neuron.name], model.opset)
+            nodes += _matched(model, proto, node, neuron, ranks[neuron.name])
             for name in _inputs(neuron.name):
                 statistics.add_input(proto, name, neuron.channels)
             for name in statistics.moment_names(neuron.name):
@@ -146,16 +147,15 @@ def _matching_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
 
 
 def _matched(
-    proto: onnx.ModelProto, node: onnx.NodeProto, neuron: Neuron, rank: int, opset: int
+    model: Model, proto: onnx.ModelProto, node: onnx.NodeProto, neuron: Neuron, rank: int
 ) -> list[onnx.NodeProto]:
-    """Z' = gain (z - mean) + wanted mean, in front of a DA-QCFS with fed parameters."""
-    name, current = neuron.name, node.input[0]
-    trailing = 0 if neuron.channel_axis is None else rank - 1 - neuron.channel_axis
+    """A DA-QCFS with fed parameters that matches its current to the reference: `matched`."""
+    name, axis = neuron.name, neuron.channel_axis
     threshold, amplitude, wanted_mean, wanted_spread = _inputs(name)
     mean, square = statistics.moment_names(name)
-    pooled, nodes = statistics.pooled_like(proto, name, current)
+    nodes = sample(model, proto, neuron, node.input[0])
     nodes += statistics.moments(
-        pooled, name, rank=rank, channel_axis=neuron.channel_axis, opset=opset
+        sample_name(name), name, rank=rank, channel_axis=axis, opset=model.opset
     )
 
     def step(op: str, inputs: list[str], output: str) -> str:
@@ -171,14 +171,13 @@ def _matched(
     ratio = step("Div", [wanted_spread, spread], "ratio")
     low, high = number("low", 1.0 / _LARGEST_GAIN), number("high", _LARGEST_GAIN)
     factor = step("Min", [step("Max", [ratio, low], "above"), high], "gain")
-    centre = step("Sub", [wanted_mean, step("Mul", [factor, mean], "scaled_mean")], "offset")
-    shaped = {}
-    for key, vector in (("g", factor), ("o", centre), ("th", threshold), ("am", amplitude)):
-        nodes += statistics.shaped(vector, f"{name}/shaped_{key}", trailing)
-        shaped[key] = f"{name}/shaped_{key}"
-    scaled = step("Mul", [current, shaped["g"]], "scaled_current")
-    node.input[0] = step("Add", [scaled, shaped["o"]], "matched_current")
-    node.input[1], node.input[3] = shaped["th"], shaped["am"]
+    # All in the parameters, none in the current: a product and a sum less per element.
+    own = step("Div", [threshold, factor], "own_threshold")
+    shift = step("Sub", [step("Div", [wanted_mean, factor], "wanted"), mean], "own_shift")
+    trailing = 0 if axis is None else rank - 1 - axis
+    for place, vector in ((1, own), (2, shift), (3, amplitude)):
+        nodes += statistics.shaped(vector, f"{vector}/shaped", trailing)
+        node.input[place] = f"{vector}/shaped"
     return nodes
 
 

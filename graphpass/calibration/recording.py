@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
@@ -22,10 +21,10 @@ from graphpass.calibration.reference import (
     ranks_of,
     reference_net,
 )
+from graphpass.calibration.sampling import sample, sample_name
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
-_POSITIONS = 64  # positions per image and channel that go into a histogram
 _PAIRED = 32  # batches whose moments are kept: memory does not grow with the data
 
 
@@ -68,7 +67,7 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     neurons = neurons_of(model)
     outputs = [tensor.name for tensor in model.graph.outputs]
     session = measuring.open_session(_recording_net(model, neurons).SerializeToString())
-    names = [name for n in neurons for name in (_sample(n), *statistics.moment_names(n))]
+    names = [name for n in neurons for name in (sample_name(n), *statistics.moment_names(n))]
     result = Recording(
         neurons, {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()}
     )
@@ -77,7 +76,7 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
         found = session.run(feeds, [*outputs, *names])
         for name, neuron in neurons.items():
             histogram = result.histograms[name]
-            result.histograms[name] = histogram.add(found[_sample(name)], neuron.channel_axis)
+            result.histograms[name] = histogram.add(found[sample_name(name)], neuron.channel_axis)
         if index % stride == 0 and len(result.paired) < _PAIRED:
             moments = {n: _pair(found, n) for n in neurons}
             result.paired[index] = moments
@@ -101,57 +100,18 @@ def _stride(samples: int | None, batch: int) -> int:
 
 def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
     proto, ranks = reference_net(model, neurons), ranks_of(model)
-    shapes = {name: list(t.shape or []) for name, t in model.graph.tensors().items()}
+    layers = {output: node for node in proto.graph.node for output in node.output}
     nodes: list[onnx.NodeProto] = []
     for name, current in currents_of(proto, neurons).items():
-        neuron = neurons[name]
-        pooled, pools = statistics.pooled_like(proto, name, current)
-        nodes += pools
+        neuron, seen = neurons[name], sample_name(name)
+        nodes += sample(model, proto, neuron, current, layers.get(current))
         nodes += statistics.moments(
-            pooled,
-            name,
-            rank=ranks[name],
-            channel_axis=neuron.channel_axis,
-            opset=model.opset,
+            seen, name, rank=ranks[name], channel_axis=neuron.channel_axis, opset=model.opset
         )
-        pool = statistics.pool_behind(proto, name)
-        shape = shapes[name if pool is None else pool.output[0]]
-        nodes += _subsample(pooled, _sample(name), shape, neuron.channel_axis)
         for output in statistics.moment_names(name):
             statistics.add_output(proto, output)
         proto.graph.output.append(
-            helper.make_tensor_value_info(
-                _sample(name), onnx.TensorProto.FLOAT, [None] * ranks[name]
-            )
+            helper.make_tensor_value_info(seen, onnx.TensorProto.FLOAT, [None] * ranks[name])
         )
     statistics.weave(proto, nodes)
     return proto
-
-
-def _subsample(
-    tensor: str, output: str, shape: list[Any], channel_axis: int | None
-) -> list[onnx.NodeProto]:
-    """Every k-th position along the axes behind the channels."""
-    first = 1 if channel_axis is None else channel_axis + 1
-    sizes = shape[first:]
-    axes = [first + i for i, size in enumerate(sizes) if isinstance(size, int) and size > 1]
-    positions = math.prod(shape[axis] for axis in axes)
-    if positions <= _POSITIONS:
-        return [helper.make_node("Identity", [tensor], [output])]
-    stride = math.ceil((positions / _POSITIONS) ** (1 / len(axes)))
-    nodes, current = [], tensor
-    for axis in axes:
-        picked = np.arange(stride // 2, shape[axis], stride, dtype=np.int64)
-        following = output if axis == axes[-1] else f"{output}/{axis}"
-        nodes += [
-            statistics.constant(f"{output}/{axis}/positions", picked),
-            helper.make_node(
-                "Gather", [current, f"{output}/{axis}/positions"], [following], axis=axis
-            ),
-        ]
-        current = following
-    return nodes
-
-
-def _sample(name: str) -> str:
-    return f"{name}/sample"

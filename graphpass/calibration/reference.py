@@ -12,6 +12,8 @@ from graphpass.calibration import statistics
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
 
+_CLIP_INPUTS = 11  # the opset from which on Clip's bounds are inputs
+
 
 def neurons_of(model: Model) -> dict[str, Neuron]:
     """The neurons of stage 2, by name, in topological order."""
@@ -38,7 +40,9 @@ def reference_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
         if neuron is not None:
             node.op_type = dialect.CLIP_RELU
             del node.input[2:], node.output[1:]
-            if neuron.trained_levels is not None:
+            if neuron.trained_levels is None:
+                nodes += _as_clip(node, neuron, model.opset)
+            else:
                 levels = np.array(neuron.trained_levels, np.float32)
                 node.op_type = dialect.with_ties(dialect.QCFS, neuron.ties)
                 node.input.append(f"{neuron.name}/trained_levels")
@@ -49,6 +53,15 @@ def reference_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
     used = {node.op_type for node in nodes if node.domain == dialect.DOMAIN}
     proto.functions.extend(dialect.functions(used, model.opset))
     return proto
+
+
+def _as_clip(node: onnx.NodeProto, neuron: Neuron, opset: int) -> list[onnx.NodeProto]:
+    """ONNX's own Clip where one threshold serves all channels: it can be fused with a layer."""
+    if opset < _CLIP_INPUTS or np.ptp(neuron.threshold) > 0:
+        return []
+    bounds = {f"{neuron.name}/lowest": 0.0, f"{neuron.name}/highest": neuron.threshold.flat[0]}
+    node.op_type, node.domain, node.input[1:] = "Clip", "", list(bounds)
+    return [statistics.constant(key, np.array(v, np.float32)) for key, v in bounds.items()]
 
 
 def currents_of(proto: onnx.ModelProto, neurons: Mapping[str, Neuron]) -> dict[str, str]:

@@ -77,22 +77,6 @@ def pool_behind(proto: onnx.ModelProto, output: str) -> onnx.NodeProto | None:
     return readers[0]
 
 
-def pooled_like(
-    proto: onnx.ModelProto, output: str, current: str
-) -> tuple[str, list[onnx.NodeProto]]:
-    """The current, pooled if a MaxPool is all that reads the neuron's output.
-
-    Then the pooled current is what matters: its distribution has fewer small values.
-    """
-    behind = pool_behind(proto, output)
-    if behind is None:
-        return current, []
-    pool = onnx.NodeProto()
-    pool.CopyFrom(behind)
-    pool.input[0], pool.output[0], pool.name = current, f"{output}/pooled_current", ""
-    return pool.output[0], [pool]
-
-
 def shaped(vector: str, output: str, trailing: int) -> list[onnx.NodeProto]:
     """Nodes that turn ``[C]`` into ``[C, 1, ..., 1]`` with `trailing` ones."""
     return [
@@ -146,7 +130,7 @@ def weave(proto: onnx.ModelProto, extra: Iterable[onnx.NodeProto]) -> None:
     replace_nodes(proto, ordered)
 
 
-def constant(name: str, array: NDArray[np.float32]) -> onnx.NodeProto:
+def constant(name: str, array: NDArray[np.float32] | NDArray[np.int64]) -> onnx.NodeProto:
     """A Constant node."""
     return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
 
