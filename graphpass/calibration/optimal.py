@@ -51,8 +51,8 @@ def calibrate(
     Returns:
         The neurons, and a summary in plain JSON values: samples, the cost in passes over
         them, and of a blend the one that was chosen and the relative squared error of the
-        output for every blend (where it did not overflow); its trials are counted by their
-        share of a pass.
+        output for every blend that was tried (where it did not overflow); its trials are
+        counted by their share of a pass.
     """
     blends = threshold == BLEND
     seen = recording.record(model, measuring, TRIAL_SAMPLES if blends else 0)
@@ -63,6 +63,7 @@ def calibrate(
         "batch": measuring.batch,
         "samples": seen.samples,
     }
+    errors: dict[float, float] = {}
     if blends:
         best, errors = best_blend(seen, shares, matcher, measuring)
         shares = blended(shares, best)
@@ -70,7 +71,7 @@ def calibrate(
         summary |= {"blend": best, "errors": finite}
     chosen = with_thresholds(seen, shares)
     moments = matcher.match(chosen, paired_batches(measuring, seen))
-    trials = len(BLENDS) * seen.kept / max(1, seen.samples)
+    trials = len(errors) * seen.kept / max(1, seen.samples)
     summary["passes"] = round(2 + trials, 2)
     return tuple(matching.matched(n, *moments[n.name]) for n in chosen.values()), summary
 
@@ -89,14 +90,22 @@ def best_blend(
     matcher: matching.Matcher,
     measuring: Measuring,
 ) -> tuple[float, dict[float, float]]:
-    """The blend that errs least on the trials, and how much each errs."""
+    """The blend that errs least on the trials, and how much each errs.
+
+    The error falls towards the best blend and rises behind it: where it rises, the trials end.
+    """
     errors: dict[float, float] = {}
+    best = BLENDS[0]
     advance = measuring.progress("choosing thresholds", len(BLENDS) * seen.kept)
     for blend in BLENDS:
         neurons = with_thresholds(seen, blended(shares, blend))
         errors[blend] = matcher.output_error(neurons, seen.trials)
         advance(seen.kept)
-    return min(reversed(BLENDS), key=lambda blend: errors[blend]), errors
+        if errors[blend] > errors[best]:
+            break
+        best = blend
+    advance((len(BLENDS) - len(errors)) * seen.kept)
+    return best, errors
 
 
 def blended(shares: Mapping[str, Vector], blend: float) -> dict[str, Vector]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,25 @@ def test_summary_says_what_was_chosen_and_what_it_cost(batches, tmp_path):
     assert summary["samples"] == 640
     assert summary["errors"][str(summary["blend"])] == min(summary["errors"].values())
     assert 2.0 < summary["passes"] <= 4.0
+
+
+def test_trials_end_where_the_error_rises(monkeypatch):
+    tried = []
+
+    class Matcher:
+        def output_error(self, blend, _trials):
+            tried.append(blend)
+            return {0.0: np.inf, 0.25: 0.3, 0.5: 0.3, 0.75: 0.4, 1.0: 0.1}[blend]
+
+    monkeypatch.setattr(optimal, "blended", lambda _shares, blend: blend)
+    monkeypatch.setattr(optimal, "with_thresholds", lambda _seen, blend: blend)
+    told: list[int] = []
+    measuring = SimpleNamespace(progress=lambda _title, _total: told.append)
+    seen = SimpleNamespace(kept=32, trials=[])
+    best, errors = optimal.best_blend(seen, {}, Matcher(), measuring)
+    assert (best, list(errors)) == (0.5, tried)
+    assert tried == [0.0, 0.25, 0.5, 0.75]
+    assert sum(told) == len(optimal.BLENDS) * 32  # the progress bar ends full
 
 
 @pytest.mark.parametrize("threshold", optimal.THRESHOLDS)
