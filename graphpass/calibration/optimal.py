@@ -1,7 +1,8 @@
 """Training-free calibration that beats maximum thresholds at few time-steps.
 
 1. One pass of the reference net records, per channel, the distribution, mean and spread of
-   every current (where a MaxPool follows the neuron, of the pooled current).
+   every current on a grid (`sampling`; where a MaxPool follows the neuron, of the pooled
+   current).
 2. Thresholds by a rule, amplitudes by least squares (`threshold_rules`). The rule `blend`,
    unless another one is asked for, lies between the threshold of least squared error and
    the maximum. How far between is chosen by the error of the net's own output on some of
