@@ -25,7 +25,7 @@ from graphpass.calibration.sampling import sample, sample_name
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
-_PAIRED = 32  # batches whose moments are kept: memory does not grow with the data
+_PAIRED = 16  # batches whose moments are kept: neither memory nor matching grow with the data
 
 
 @dataclass
