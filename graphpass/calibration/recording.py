@@ -25,7 +25,9 @@ from graphpass.calibration.sampling import sample, sample_name
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
-_PAIRED = 16  # batches whose moments are kept: neither memory nor matching grow with the data
+# Of at least so many batches moments are kept, where there are so many, and of less than twice
+# as many: neither memory nor matching grow with the data.
+_PAIRED = 16
 
 
 @dataclass
@@ -77,7 +79,7 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
         for name, neuron in neurons.items():
             histogram = result.histograms[name]
             result.histograms[name] = histogram.add(found[sample_name(name)], neuron.channel_axis)
-        if index % stride == 0 and len(result.paired) < _PAIRED:
+        if index % stride == 0 and len(result.paired) < 2 * _PAIRED:
             moments = {n: _pair(found, n) for n in neurons}
             result.paired[index] = moments
             if result.kept < keep:
