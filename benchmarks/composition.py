@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from graphpass.calibration.measuring import Measuring, Training
 from graphpass.calibration.rules import RULES
 from graphpass.model import Model, load, save
 from graphpass.neurons import Neuron
+from graphpass.running import open_session
 from graphpass_runtime.model_data import open_model_data
 
 
@@ -44,7 +46,7 @@ class Composition:
             data,
             batch=RULES["optimal"].batch_for(stages.largest_tensor(model)),
             passes=1,
-            open_session=lambda content: Session(content, file_order=True),
+            open_session=partial(open_session, file_order=True),
             progress=lambda _title, _samples: lambda _done: None,
             training=Training(epochs=1, seed=0, threads=None),
         )

@@ -17,15 +17,16 @@ import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
+from graphpass import large_weights
 from graphpass_runtime.errors import GraphpassError, ModelError
 
+_BLOCK = 1 << 22  # elements that are looked at together
 _MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
 _LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _EXPERIMENTAL = frozenset(
     """ATen Affine ConstantFill Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler
     ParametricSoftplus Scale ScaledTanh""".split()
 )
-_SMALL_BYTES = 1024  # a weight of this size may be a shape, which the inference wants to see
 
 
 def admit(proto: onnx.ModelProto, path: Path) -> None:
@@ -115,7 +116,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
                 getattr(target, descriptor.name).extend(value)
     listed = {value.name for value in light.graph.input}
     for weight in proto.graph.initializer:
-        if weight.ByteSize() <= _SMALL_BYTES:
+        if weight.ByteSize() <= large_weights.SMALL and not large_weights.is_reference(weight):
             light.graph.initializer.append(weight)
         elif weight.name not in listed:
             light.graph.input.append(
@@ -210,6 +211,8 @@ def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
         return f"has the sizes {list(weight.dims)}"
     if weight.data_type == onnx.TensorProto.STRING:
         return None
+    if large_weights.is_reference(weight):
+        return _not_a_number(large_weights.array_of(weight), finite=finite)
     try:
         if not weight.HasField("raw_data"):
             return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
@@ -226,8 +229,12 @@ def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
 def _not_a_number(array: NDArray[Any], *, finite: bool) -> str | None:
     if array.dtype.kind != "f":
         return None
-    bad = ~np.isfinite(array) if finite else np.isnan(array)
-    return "holds values that are not finite" if bad.any() else None
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        if (~np.isfinite(block) if finite else np.isnan(block)).any():
+            return "holds values that are not finite"
+    return None
 
 
 _BITS = {

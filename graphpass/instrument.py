@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from graphpass import dialect, editing
 from graphpass.forms import FORMS
-from graphpass.model import Model, to_bytes
+from graphpass.model import Model, to_proto
 from graphpass.neurons import Carrier, Neuron, matmul, parameters, staircase
+from graphpass.running import open_session
 from graphpass.timeflow import Kind, TimeType
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord
@@ -121,8 +122,8 @@ class Instrumented:
         """The session, opened when first needed: `replay` changes the model."""
         if self._session is None:
             names = [name for pair in self._shown.values() for name in pair]
-            content = to_bytes(self._model)
-            self._session = Session(content, extra_outputs=names, **self._options)
+            net = to_proto(self._model)
+            self._session = open_session(net, extra_outputs=names, **self._options)
         return self._session
 
     def read(self, feeds: Arrays) -> Reading:

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import onnx
-import onnx.external_data_helper
 import onnx.inliner
 import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphpass import admission, dialect, shape_inference
+from graphpass import admission, dialect, files, large_weights, shape_inference
 from graphpass.admission import first_line
-from graphpass_runtime.errors import ModelError, OutputError
+from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import PREFIX, FileRecord
 
 log = logging.getLogger(__name__)
@@ -95,26 +92,10 @@ def load(path: str | os.PathLike[str]) -> Model:
             is not there, or uses an opset or IR version outside what is supported.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelError("no such file", where=str(path), remedy="check the path")
-    try:
-        # The format is named because onnx goes by the suffix: .json, .txt and others.
-        proto = onnx.load(str(path), format="protobuf")
-    except DecodeError as error:
-        raise ModelError(
-            "not an ONNX file, or cut short",
-            where=str(path),
-            remedy="export or download the model again",
-        ) from error
-    except (FileNotFoundError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"external data cannot be read ({first_line(error)})",
-            where=str(path),
-            remedy="put the data file beside the model, under the name it was saved with",
-        ) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot be read ({first_line(error)})", where=str(path)) from error
-    return from_proto(proto, name=path.name, file=path)
+    proto, weights = files.read(path)  # which live until they are in the view
+    model = from_proto(proto, name=path.name, file=path)
+    del weights
+    return model
 
 
 def check_before_running(path: str | os.PathLike[str]) -> None:
@@ -193,6 +174,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
     for value in [*proto.graph.input, *proto.graph.output]:
         _forget_impossible_sizes(value)
     _spell_weights(proto)
+    proto, weights = large_weights.take_out(proto)
     for node in proto.graph.node:
         if node.domain == dialect.DOMAIN and node.op_type not in dialect.FUNCTIONS:
             raise ModelError(
@@ -202,6 +184,8 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
             )
     try:
         graph = gs.import_onnx(proto)
+        large_weights.attach(graph)
+        del weights  # which the view holds now
         _attach_notes(proto, graph)
         graph.toposort()
     except Exception as error:  # graphsurgeon raises bare Exception subclasses of its own
@@ -221,13 +205,25 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as protobuf: functions of the dialect, metadata and notes attached."""
+    """The model as protobuf: functions of the dialect, metadata and notes attached.
+
+    Where its weights are very large, some are references (`large_weights`).
+    """
+    proto = _exported(model)
+    most = large_weights.INSIDE
+    below = math.inf if large_weights.total(proto) <= most else large_weights.LARGE
+    return large_weights.fill(proto, below)
+
+
+def _exported(model: Model) -> onnx.ModelProto:
+    """With references for all weights but the smallest."""
     graph = model.graph
     levels = [graph, *graph.subgraphs(recursive=True)]
     called = {n.op for level in levels for n in level.nodes if n.domain == dialect.DOMAIN}
     half = model.record is not None and model.record.precision == "fp16"
     functions = dialect.functions(called, model.opset, half=half)
-    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    with large_weights.referring(graph):
+        proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     proto.functions.extend(functions)
     for key in ("model_version", "domain", "doc_string"):
         if value := model.header.get(key):
@@ -248,7 +244,14 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 def to_bytes(model: Model) -> bytes:
     """The model as an ONNX file's content; same model, same bytes."""
-    content: bytes = to_proto(model).SerializeToString(deterministic=True)
+    proto = _exported(model)
+    if large_weights.total(proto) > files.MOST_IN_ONE_FILE:
+        raise ModelError(
+            "has more weights than ONNX holds in one piece",
+            where=model.name,
+            remedy="use a form that needs no second copy of the network (not int8)",
+        )
+    content: bytes = large_weights.fill(proto).SerializeToString(deterministic=True)
     return content
 
 
@@ -258,40 +261,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: the path cannot be written.
     """
-    content = to_bytes(model)
-    with atomic_file(path) as file:
-        file.write(content)
+    files.write(_exported(model), Path(path))
 
 
-@contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends without error.
-
-    Raises:
-        OutputError: the folder is missing or cannot be written.
-    """
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror})",
-            where=str(path),
-            remedy="choose a folder that exists and that you may write to",
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot be written ({error.strerror})", where=str(path), remedy="choose another path"
-        ) from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def copied(model: Model) -> Model:
+    """A second editing view of a model; the weights are shared, since they are never edited."""
+    return from_proto(_exported(model), name=model.name)
 
 
 def infer_shapes(model: Model) -> None:
@@ -301,7 +276,7 @@ def infer_shapes(model: Model) -> None:
     refuses.
     """
     try:
-        shape_inference.fill_in(model.graph, to_proto(model))
+        shape_inference.fill_in(model.graph, _exported(model))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         log.info("%s: shape inference failed: %s", model.name, first_line(error))
 
@@ -356,10 +331,3 @@ def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.functions[:]
     proto.functions.extend(kept)
     return onnx.inliner.inline_selected_functions(proto, foreign) if foreign else proto
-
-
-def _umask() -> int:
-    # The umask can only be read by setting it; mkstemp ignores it, a normal file does not.
-    current = os.umask(0)
-    os.umask(current)
-    return current

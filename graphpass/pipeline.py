@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from graphpass import stages
@@ -21,10 +22,11 @@ from graphpass.calibration.thresholds import record_maximum
 from graphpass.consistency import check_stage_file
 from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
-from graphpass.model import Model, load, save, to_bytes
+from graphpass.model import Model, copied, load, save, to_proto
 from graphpass.options import LARGEST_T, Options
 from graphpass.passes.recognise_quantiser import RAISED
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan, recorded_verdicts
+from graphpass.running import open_session
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
 from graphpass_runtime.metadata import FileRecord, Stage
@@ -176,6 +178,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     if start is None:
         stages.normalise(model, run.preprocess_config(), chosen.rounded_currents)
         run.keep_stage()
+    if start in (None, Stage.NORMALISED, Stage.CLIP):
+        run.keep_start()
     if start in (None, Stage.NORMALISED):
         plan = plan_conversion(
             model,
@@ -197,8 +201,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         run.keep_stage()
     run.check_same_steps()
     run.find_ranges()
-    if start in (None, Stage.NORMALISED, Stage.CLIP):
-        run.diagnose()
+    run.diagnose()
     stages.emit(model, chosen.chosen_form, chosen.precision)
     run.keep_stage()
     save(model, output)
@@ -226,6 +229,7 @@ class _Run:
         self._options = options
         self._data: Dataset | None = None
         self._diagnosis: Diagnosis | None = None
+        self._start: Model | None = None
 
     def preprocess_config(self) -> dict[str, Any] | None:
         """Preprocessing to carry in the file: the option, else the sidecar."""
@@ -297,15 +301,22 @@ class _Run:
         if measuring is not None:
             stages.measure_currents(model, form, measuring)
 
+    def keep_start(self) -> None:
+        """Keep the network as it is, for the diagnosis, if one is asked for and possible."""
+        chosen = self._options
+        if chosen.diagnose and chosen.method == "parallel" and chosen.rereadable:
+            self._start = copied(self._model)
+
     def diagnose(self) -> None:
         """Compare the calibrated network with the ANN, if asked for and possible."""
         chosen, record = self._options, self._model.record
         assert record is not None, "every stage has a record"
-        if not chosen.diagnose or chosen.method != "parallel" or not chosen.rereadable:
+        if self._start is None:
             return
         assert chosen.data is not None, "it can be read again"
         self._diagnosis = diagnose_conversion(
-            self._ann,
+            self._start,
+            [(self._ann, self._start.record)],
             record,
             chosen.data,
             chosen.preprocess,
@@ -330,7 +341,7 @@ class _Run:
                 where=self._model.name,
                 remedy="give --data" + ("" if names else self._without_data()),
             )
-        session = self._open_session(to_bytes(self._model))
+        session = self._open_session(to_proto(self._model))
         if self._data is None:
             self._data = open_model_data(
                 chosen.data,
@@ -356,10 +367,10 @@ class _Run:
         lossless = f", or --steps {most}, which is lossless" if fits else ""
         return lossless + ", or --calibrate none"
 
-    def _open_session(self, content: bytes, extra_outputs: Sequence[str] = ()) -> Session:
+    def _open_session(self, net: onnx.ModelProto, extra_outputs: Sequence[str] = ()) -> Session:
         chosen = self._options
-        return Session(
-            content,
+        return open_session(
+            net,
             provider=chosen.provider,
             threads=chosen.threads,
             file_order=True,

@@ -21,14 +21,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from graphpass import stages
+from graphpass import large_weights, stages
 from graphpass.instrument import Counts, Instrumented, pooled_spikes
 from graphpass.integer_reference import NEAR_LEVEL, IntegerReference
-from graphpass.model import Model, from_proto, infer_shapes, to_bytes, to_proto
+from graphpass.model import Model, copied, infer_shapes, to_proto
+from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Neuron, Stage
 from graphpass_runtime.output_error import aligned, squared_error
-from graphpass_runtime.session import Session
 
 _KIND = "close network, judged by accuracy"
 
@@ -158,7 +158,7 @@ class QuantisedComparison:
         self._neurons = candidate.record.neurons
         self._where = candidate.name
         changed = changed_integers(wanted, candidate)
-        exact = from_proto(to_proto(candidate), name=candidate.name)
+        exact = copied(candidate)
         self._exact = IntegerReference(exact, options["threads"])
         tensors = candidate.graph.tensors()
         pools = {neuron.name: neuron.pools for neuron in wanted.record.neurons}
@@ -169,8 +169,8 @@ class QuantisedComparison:
         self._outputs = [output.name for output in candidate.graph.outputs]
         candidate.graph.toposort()
         held = [rounding.held for rounding in self._exact.roundings]
-        self._session = Session(
-            to_bytes(candidate),
+        self._session = open_session(
+            to_proto(candidate),
             extra_outputs=[*held, *self._shown.values()],
             **options,
             memory_limit=1 << 62,
@@ -269,7 +269,7 @@ def changed_integers(wanted: Model, candidate: Model) -> tuple[str, ...] | None:
     assert own is not None, "it has neurons"
     if record.stage is Stage.SPIKING or own.form is None:
         return None
-    again = from_proto(to_proto(wanted), name=wanted.name)
+    again = copied(wanted)
     again.note(ranges=record.ranges or own.ranges, means=record.means or own.means)
     infer_shapes(again)
     stages.emit(again, own.form)
@@ -288,8 +288,13 @@ def _parts(graph: onnx.GraphProto) -> dict[str, bytes]:
         del bare.metadata_props[:]
         parts[node.output[0]] = bare.SerializeToString(deterministic=True)
     for weight in graph.initializer:
-        parts[weight.name] = weight.SerializeToString(deterministic=True)
+        parts[weight.name] = _content(weight)
     return parts
+
+
+def _content(weight: onnx.TensorProto) -> bytes:
+    array = large_weights.array_of(weight)
+    return f"{weight.data_type} {array.shape} ".encode() + array.tobytes()
 
 
 def _counts(neuron: Neuron, spikes: NDArray[Any]) -> Counts:

@@ -20,7 +20,7 @@ from graphpass.calibration.rules import Calibration
 from graphpass.consistency import check_sizes
 from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable, read_by_layers
-from graphpass.model import Model, from_proto, infer_shapes, to_proto
+from graphpass.model import Model, copied, infer_shapes
 from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
 from graphpass.passes.bound_activations import BoundActivations
@@ -261,7 +261,7 @@ def _counting(model: Model, form: str) -> Model:
     """The float network that the form rounds, from a copy of stage 3."""
     prepare = FORMS[form].prepare
     assert prepare is not None, "asked for forms that round currents"
-    counting = from_proto(to_proto(model), name=model.name)
+    counting = copied(model)
     infer_shapes(counting)
     run_all(counting, prepare())
     return counting

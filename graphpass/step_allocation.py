@@ -22,9 +22,9 @@ from graphpass.diagnosis.survey import output_errors
 from graphpass.model import infer_shapes, load
 from graphpass.options import LARGEST_T, Options
 from graphpass.pipeline import Conversion, convert
+from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.model_data import PathLike, open_model_data
-from graphpass_runtime.session import Session
 
 # Of the budget: steps to choose from. A train is as long as the largest.
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -134,7 +134,7 @@ def _measure(
 ) -> tuple[dict[str, dict[int, float]], dict[str, int]]:
     """What every layer adds at every choice of steps, and the work of each layer."""
     choices = sorted({max(1, round(budget * factor)) for factor in FACTORS})
-    open_session = partial(Session, provider=chosen.provider, threads=chosen.threads)
+    open_run = partial(open_session, provider=chosen.provider, threads=chosen.threads)
     errors: dict[str, dict[int, float]] = {}
     work: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,7 +151,7 @@ def _measure(
                 )
             start = stages / "1-clip.onnx"
             model = load_ann(start)
-            net = Substitution(model, record.neurons, open_session)
+            net = Substitution(model, record.neurons, open_run)
             assert chosen.data is not None, "checked before"
             data = open_model_data(
                 chosen.data, net.inputs, [(ann, record)], chosen.preprocess, _SAMPLES

@@ -16,6 +16,8 @@ from graphpass.model import Model
 
 Vector = NDArray[np.float64]
 
+_BLOCK = 1 << 22  # elements that are computed together
+
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -87,8 +89,7 @@ def _scale(
     """Let the weight be factor * weight."""
     old = layer.inputs[1]
     if isinstance(old, gs.Constant):
-        scaled = (weight * factor).astype(weight.dtype)
-        layer.inputs[1] = editing.constant(model, name, scaled)
+        layer.inputs[1] = editing.constant(model, name, _product(weight, factor))
         return
     for axis in range(factor.ndim):  # a factor that is the same everywhere stays one number
         first = factor.take([0], axis)
@@ -104,6 +105,17 @@ def _scale(
     layer.inputs[1] = gs.Variable(name, weight.dtype, list(weight.shape))
     product = gs.Node("Mul", name, inputs=[source, by], outputs=[layer.inputs[1]])
     model.graph.nodes.append(product)
+
+
+def _product(weight: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:
+    """Weight * factor, rounded to the type of the weight; never all of it in float64."""
+    factor = np.broadcast_to(factor, weight.shape)
+    result = np.empty_like(weight)
+    rows = max(1, _BLOCK * len(weight) // max(1, weight.size))
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        result[part] = weight[part] * factor[part]
+    return result
 
 
 def largest_per_output(layer: gs.Node) -> Vector | None:

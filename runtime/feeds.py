@@ -18,6 +18,17 @@ from graphpass_runtime.errors import DataError
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class FedModel:
+    """A model as bytes that reads its large weights as inputs, and what to feed in every run.
+
+    On the CPU, ONNX Runtime reads inputs where they lie; of weights in a model it makes copies.
+    """
+
+    content: bytes
+    weights: Mapping[str, Array]
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a model.

@@ -74,15 +74,15 @@ def _measure(model: str, inputs: str, threads: str, provider: str) -> int:
         feeds = {name: file[name] for name in file.files}
     options = {"provider": provider, "threads": int(threads) or None, "spinning": False}
     Session(_IDENTITY, **options).run({"x": np.zeros(1, np.float32)})  # type: ignore[arg-type]
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     session = Session(model, **options)  # type: ignore[arg-type]
     for _ in range(2):
         session.run(feeds)
-    after = _resident("VmHWM")
+    after = resident("VmHWM")
     return -1 if before is None or after is None else max(0, after - before)
 
 
-def _resident(field: str) -> int | None:
+def resident(field: str) -> int | None:
     """Resident memory in bytes: now (VmRSS) or at its highest (VmHWM)."""
     if _STATUS.is_file():
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():

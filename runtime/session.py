@@ -16,6 +16,7 @@ from graphpass_runtime.errors import DataError, GraphpassError, ModelError, Opti
 from graphpass_runtime.feeds import (
     Array,
     Chunk,
+    FedModel,
     TensorSpec,
     batch_inputs,
     check_feed,
@@ -42,7 +43,7 @@ class Session:
 
     Args:
         model: path of an ONNX file, or its bytes (external data of bytes is looked
-            for in the working folder).
+            for in the working folder), or bytes with weights to feed in every run.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` takes CUDA or the CPU.
         threads: threads that one operator may use; None leaves it to ONNX Runtime,
             which takes one per core.
@@ -75,7 +76,7 @@ class Session:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes,
+        model: str | os.PathLike[str] | bytes | FedModel,
         *,
         provider: str = "auto",
         threads: int | None = None,
@@ -90,6 +91,8 @@ class Session:
         if memory_limit < 1:
             raise OptionError(f"memory limit is {memory_limit} bytes", remedy="give 1 or more")
         self._memory_limit = memory_limit
+        self._weights = dict(model.weights) if isinstance(model, FedModel) else {}
+        model = model.content if isinstance(model, FedModel) else model
         self._source = ModelSource(
             model if isinstance(model, bytes) else Path(model),
             provider,
@@ -115,6 +118,7 @@ class Session:
         self.record = FileRecord.from_props(props, where=self.where)
         states = self.record.states if self.record else ()
         hidden = {name for state in states for name in (state.input, state.output)}
+        hidden |= self._weights.keys()
         self.inputs = tuple(spec for spec in inputs if spec.name not in hidden)
         self.outputs = tuple(spec for spec in outputs if spec.name not in hidden)
         self._batched, self.batch = batch_inputs(self.inputs)
@@ -181,7 +185,7 @@ class Session:
         stepper = self._ort if isinstance(self._ort, Stepper) else None
         return Bound(
             self._ort if stepper is None else stepper.session,
-            chunk.feeds,
+            {**chunk.feeds, **self._weights},
             names,
             device=device_of(self.provider, self._source.options),
             cuda_graph=self._source.cuda_graph,
@@ -204,7 +208,9 @@ class Session:
         batch = self.samples_in(arrays)
         for state in self.record.states if self.record else ():
             arrays[state.input] = np.zeros(state.shape_of(batch), np.float32)
-        return measure_placement(replace(self._source, cuda_graph=False), arrays)
+        return measure_placement(
+            replace(self._source, cuda_graph=False), {**arrays, **self._weights}
+        )
 
     def samples_in(self, feeds: Mapping[str, Array]) -> int:
         """Rows of the inputs that carry the batch; 1 where none does."""
@@ -363,7 +369,8 @@ class Session:
 
     def _execute(self, session: Any, names: list[str], chunk: Chunk) -> dict[str, Array]:
         try:
-            return dict(zip(names, session.run(names, chunk.feeds), strict=True))
+            results = session.run(names, {**chunk.feeds, **self._weights})
+            return dict(zip(names, results, strict=True))
         except GraphpassError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no other base

@@ -12,7 +12,6 @@ import pytest
 from graphpass import dialect, stages
 from graphpass.editing import constant, redirect
 from graphpass.model import (
-    atomic_file,
     from_proto,
     load,
     save,
@@ -210,24 +209,6 @@ class TestSaving:
         finally:
             os.umask(old)
         assert stat.S_IMODE((tmp_path / "out.onnx").stat().st_mode) == 0o640
-
-    @pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(1)])
-    @pytest.mark.parametrize("old", [None, b"old"])
-    def test_what_fails_inside_leaves_no_file(self, tmp_path, error, old):
-        path = tmp_path / "out.onnx"
-        if old is not None:
-            path.write_bytes(old)
-        before = sorted(tmp_path.iterdir())
-        with pytest.raises(type(error)), atomic_file(path) as file:  # noqa: PT012
-            file.write(b"half")
-            raise error
-        assert sorted(tmp_path.iterdir()) == before
-        assert old is None or path.read_bytes() == old
-
-    def test_full_disk_leaves_no_file(self, tmp_path):
-        with pytest.raises(OutputError, match="No space left"), atomic_file(tmp_path / "o"):
-            raise OSError(28, "No space left on device")
-        assert list(tmp_path.iterdir()) == []
 
     def test_failing_replacement_leaves_no_file(self, tmp_path):
         (tmp_path / "out.onnx").mkdir()

@@ -170,17 +170,16 @@ def test_saturating_kernel_is_caught(
     """The session that is judged runs a file with smaller weights than the one that is read."""
     from graphpass import quantised_verification
 
-    real = quantised_verification.to_bytes
+    real = quantised_verification.open_session
 
-    def saturated(model: Any) -> bytes:
-        proto = onnx.load_from_string(real(model))
+    def saturated(proto: onnx.ModelProto, **options: Any) -> Any:
         for tensor in proto.graph.initializer:
             if tensor.name.endswith("int8_weight"):
                 weight = np.clip(onnx.numpy_helper.to_array(tensor), -100, 100)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
-        return bytes(proto.SerializeToString())
+        return real(proto, **options)
 
-    monkeypatch.setattr(quantised_verification, "to_bytes", saturated)
+    monkeypatch.setattr(quantised_verification, "open_session", saturated)
     result = run(CNN, files["int8"], digits_npz[1])
     assert result.changed == ()
     assert result.level_wrong > 100

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +26,8 @@ from graphpass.calibration.moments import Moments, Vector
 from graphpass.calibration.reference import neurons_of
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
+from graphpass.running import OpenSession
 from graphpass.timeflow import TimeFlow
-from graphpass_runtime.session import Session
-
-OpenSession = Callable[[bytes], Session]
 
 _TINY = np.finfo(np.float64).tiny
 
@@ -43,7 +41,7 @@ def largest_currents(
         model: stage 0.
         names: the Relus to bound.
         flow: time types, for the channel axes.
-        open_session: runs a graph, given as the bytes of an ONNX file.
+        open_session: runs a graph, as `graphpass.running.open_session`.
 
     Raises:
         ModelError: the moments of a current cannot be had.
@@ -61,7 +59,7 @@ def calibrate(model: Model, open_session: OpenSession) -> tuple[tuple[Neuron, ..
 
     Args:
         model: stage 2.
-        open_session: runs a graph, given as the bytes of an ONNX file.
+        open_session: runs a graph, as `graphpass.running.open_session`.
 
     Returns:
         The neurons, and a summary in plain JSON values.

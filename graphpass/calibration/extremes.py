@@ -41,7 +41,7 @@ def record_extremes(model: Model, axes: Mapping[str, int | None], measuring: Mea
             )
             statistics.add_output(proto, f"{name}/{op}")
     statistics.weave(proto, nodes)
-    session = measuring.open_session(proto.SerializeToString())
+    session = measuring.open_session(proto)
     extremes: Extremes = {}
     for feeds in measuring.batches("recording currents of functions"):
         found = session.run(feeds, [f"{name}/{op}" for name in axes for op in ends])

@@ -76,7 +76,7 @@ class Matcher:
     def __init__(self, model: Model, neurons: Mapping[str, Neuron], measuring: Measuring) -> None:
         self._outputs = [tensor.name for tensor in model.graph.outputs]
         net = _matching_net(model, neurons)
-        self._session = measuring.open_session(net.SerializeToString())
+        self._session = measuring.open_session(net)
 
     def output_error(self, neurons: Mapping[str, Neuron], trials: Iterable[Trial]) -> float:
         """Squared error of the outputs relative to the reference's, over all trials."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from graphpass.running import OpenSession
 from graphpass_runtime.data import Dataset
-from graphpass_runtime.session import Session
 
 Advance = Callable[[int], None]  # told the number of samples after each batch
 Progress = Callable[[str, int | None], Advance]  # told what starts, and its number of samples
@@ -38,7 +38,7 @@ class Measuring:
         data: calibration data; labels are not used.
         batch: samples per batch.
         passes: how often a rule that depends on it goes through the data.
-        open_session: runs a graph, given as the bytes of an ONNX file.
+        open_session: runs a graph, as `graphpass.running.open_session`.
         progress: told that a pass starts; what it returns is told the samples of each batch.
         training: for a rule that learns.
     """
@@ -46,7 +46,7 @@ class Measuring:
     data: Dataset
     batch: int
     passes: int
-    open_session: Callable[[bytes], Session]
+    open_session: OpenSession
     progress: Progress
     training: Training
 

@@ -17,21 +17,22 @@ good as the independence. Both start again wherever moments are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from graphpass import large_weights
 from graphpass.calibration import statistics
 from graphpass.calibration.moment_rules import MomentRules, moving, parts
 from graphpass.calibration.moments import Moments
 from graphpass.model import Model, to_proto
+from graphpass.running import OpenSession
 from graphpass_runtime.errors import ModelError
-from graphpass_runtime.session import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def currents(
     model: Model,
     channel_axes: Mapping[str, int | None],
     known: Mapping[str, Known],
-    open_session: Callable[[bytes], Session],
+    open_session: OpenSession,
 ) -> dict[str, Moments]:
     """Moments of the currents of some activations, per channel over all positions.
 
@@ -76,7 +77,7 @@ def currents(
         model: stage 0, 1 or 2.
         channel_axes: name of the activation -> axis of its channels.
         known: tensors whose moments are given; what lies before them is not looked at.
-        open_session: runs a graph, given as the bytes of an ONNX file.
+        open_session: runs a graph, as `graphpass.running.open_session`.
 
     Returns:
         Activation name -> moments of its current, of the pooled current where a MaxPool is
@@ -88,7 +89,7 @@ def currents(
     build = _Build(model, known)
     wanted = {name: build.current(name) for name in channel_axes}
     tensors = list(dict.fromkeys(wanted.values()))  # two activations may read one current
-    session = open_session(build.finish(tensors).SerializeToString())
+    session = open_session(build.finish(tensors))
     found = session.run(build.feeds, [part for tensor in tensors for part in parts(tensor)])
     return {
         name: _over_positions([found[part] for part in parts(tensor)], channel_axes[name])
@@ -119,7 +120,7 @@ class _Build:
         self._known = known
         self._shapes = {n: list(t.shape or []) for n, t in model.graph.tensors().items()}
         graph = self.proto.graph
-        self._constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self._constants = {t.name: large_weights.array_of(t) for t in graph.initializer}
         self._producers = {name: node for node in graph.node for name in node.output}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._made: set[str] = set()

@@ -58,8 +58,8 @@ def calibrate(model: Model, measuring: Measuring) -> tuple[tuple[Neuron, ...], d
         plain JSON values.
     """
     neurons, ranks = neurons_of(model), ranks_of(model)
-    wanted = measuring.open_session(_reference_graph(model, neurons, ranks).SerializeToString())
-    running = measuring.open_session(_candidate_graph(model, neurons, ranks).SerializeToString())
+    wanted = measuring.open_session(_reference_graph(model, neurons, ranks))
+    running = measuring.open_session(_candidate_graph(model, neurons, ranks))
     state: _State = {}
     for neuron in neurons.values():
         state |= {_psi(neuron): np.zeros(neuron.channels, np.float32)}

@@ -66,7 +66,9 @@ def record_currents(
     return result
 
 
-def _measuring_net(model: Model, ranged: Collection[str], averaged: Mapping[str, Axes]) -> bytes:
+def _measuring_net(
+    model: Model, ranged: Collection[str], averaged: Mapping[str, Axes]
+) -> onnx.ModelProto:
     proto = to_proto(model)
     nodes: list[onnx.NodeProto] = []
     for name in ranged:
@@ -86,8 +88,7 @@ def _measuring_net(model: Model, ranged: Collection[str], averaged: Mapping[str,
         )
         statistics.add_output(proto, _output(name, "mean"))
     statistics.weave(proto, nodes)
-    content: bytes = proto.SerializeToString()
-    return content
+    return proto
 
 
 def _output(name: str, what: str) -> str:

@@ -68,7 +68,7 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     """
     neurons = neurons_of(model)
     outputs = [tensor.name for tensor in model.graph.outputs]
-    session = measuring.open_session(_recording_net(model, neurons).SerializeToString())
+    session = measuring.open_session(_recording_net(model, neurons))
     names = [name for n in neurons for name in (sample_name(n), *statistics.moment_names(n))]
     result = Recording(
         neurons, {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()}

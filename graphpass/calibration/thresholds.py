@@ -50,7 +50,7 @@ def record_maximum(
         )
         statistics.add_output(proto, outputs[name])
     statistics.weave(proto, nodes)
-    session = measuring.open_session(proto.SerializeToString())
+    session = measuring.open_session(proto)
     maxima: dict[str, NDArray[np.float32]] = {}
     for feeds in measuring.batches("recording thresholds"):
         found = session.run(feeds, list(outputs.values()))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphpass.calibration.measuring import Progress
 from graphpass.diagnosis.pair import why_no_layers
 from graphpass.diagnosis.report import Diagnosis
-from graphpass.diagnosis.substitution import OpenSession, Substitution, load_ann
+from graphpass.diagnosis.substitution import Substitution
 from graphpass.diagnosis.survey import survey
+from graphpass.model import Model, infer_shapes
+from graphpass.running import OpenSession
 from graphpass_runtime.metadata import FileRecord
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
 from graphpass_runtime.preprocess import Preprocess
@@ -16,7 +20,8 @@ _SAMPLES = (8, 16)  # at least, and at most
 
 
 def diagnose_conversion(
-    ann: PathLike,
+    ann: Model,
+    files: Sequence[tuple[PathLike, FileRecord | None]],
     record: FileRecord,
     data: Data,
     preprocess: Preprocess | None,
@@ -29,11 +34,12 @@ def diagnose_conversion(
     whatever the amount of data: two to four passes of the ANN over 256 samples.
 
     Args:
-        ann: what the conversion started from: an ANN, or a file of stage 0 or 1.
+        ann: the ANN at stage 0 or 1; it is changed.
+        files: what may say how images become inputs.
         record: of stage 3.
         data: calibration data, to be read again.
         preprocess: how images become inputs, if it was given.
-        open_session: opens a `Session` on the bytes of a model.
+        open_session: as `graphpass.running.open_session`.
         progress: as for `graphpass.convert`.
 
     Returns:
@@ -44,9 +50,8 @@ def diagnose_conversion(
     """
     if why_no_layers(record):
         return None
-    model = load_ann(ann)
-    files = [(ann, model.record)]
-    net = Substitution(model, record.neurons, open_session)
+    infer_shapes(ann)
+    net = Substitution(ann, record.neurons, open_session)
     fewest, most = _SAMPLES
     samples = max(fewest, min(most, _RUNS // len(record.neurons)))
     source = open_model_data(data, net.inputs, files, preprocess, samples)

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from graphpass import running
 from graphpass.calibration.measuring import Progress, count
 from graphpass.diagnosis import report
 from graphpass.diagnosis.noise import Firing
@@ -76,7 +77,9 @@ def diagnose(
     if missing:
         result = _firing_alone(session, record, source)
     else:
-        net = Substitution(model, record.neurons, open_session)
+        net = Substitution(
+            model, record.neurons, partial(running.open_session, provider=provider, threads=threads)
+        )
         reader = _Reader(session, record, model.name)
         result = survey(net, source, read_counts=reader, progress=progress)
     return replace(

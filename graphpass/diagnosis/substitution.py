@@ -11,7 +11,7 @@ gate of 0 or 1 selects exactly, since all values are finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,16 +20,16 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
-from graphpass.model import Model, infer_shapes, load, to_bytes
+from graphpass.model import Model, infer_shapes, load, to_proto
 from graphpass.neurons import Carrier, Neuron, daqcfs
 from graphpass.passes.bound_functions import bound_for
+from graphpass.running import OpenSession
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
 from graphpass_runtime.model_data import PathLike
 from graphpass_runtime.session import Session, TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
-OpenSession = Callable[..., Session]  # bytes of an ONNX file, and keywords of `Session`
 
 _FLOAT = np.dtype(np.float32)
 _LARGEST_BATCH = 32
@@ -60,7 +60,7 @@ class Substitution:
     Args:
         ann: the ANN as a file of stage 0 or 1 has it; it is changed.
         neurons: what replaces its activations, in topological order.
-        open_session: opens a `Session` on the bytes of a model.
+        open_session: as `graphpass.running.open_session`.
 
     Attributes:
         neurons: by name, in topological order.
@@ -80,9 +80,9 @@ class Substitution:
         fitting = _fitting(stages.largest_tensor(ann), _HELD)
         fitting_small = 1 if shown is None else _fitting(shown, _SEEN)
         editing.tidy(ann)
-        self._content = to_bytes(ann)
+        self._net = to_proto(ann)
         self._open = open_session
-        self.session = open_session(self._content)
+        self.session = open_session(self._net)
         # Outputs may have no axis to join pieces on.
         self.batch = self.session.batch or fitting
         self.small_batch = self.session.batch or fitting_small
@@ -106,7 +106,7 @@ class Substitution:
         """
         if self._windows is None:
             names = list(dict.fromkeys(name for four in self._shown.values() for name in four))
-            self._windows = self._open(self._content, extra_outputs=names)
+            self._windows = self._open(self._net, extra_outputs=names)
         found = self._windows.run({**feeds, **self._gates(spiking)})
         return {name: View(*(found[shown] for shown in four)) for name, four in self._shown.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from graphpass.calibration.extremes import record_extremes
 from graphpass.calibration.measuring import Measuring, Training
 from graphpass.model import infer_shapes, load
+from graphpass.running import open_session
 from graphpass_runtime.data import open_data
 from graphpass_runtime.session import Session
 
@@ -23,12 +25,10 @@ def test_over_all_batches_and_positions(write_model: Callable[..., Path], batch:
     infer_shapes(model)
     x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
 
-    def open_session(content: bytes) -> Session:
-        return Session(content, provider="cpu", threads=1)
-
     data = open_data([{"x": x}], Session(model_bytes(write_model)).inputs)
     silent, training = (lambda _t, _n: lambda _done: None), Training(1, 0, None)
-    measuring = Measuring(data, batch, 1, open_session, silent, training)
+    run = partial(open_session, provider="cpu", threads=1)
+    measuring = Measuring(data, batch, 1, run, silent, training)
     found = record_extremes(model, {"a": 1, "y": None}, measuring)
     np.testing.assert_array_equal(found["a"][0], (-x).min(axis=(0, 2)))
     np.testing.assert_array_equal(found["a"][1], (-x).max(axis=(0, 2)))

@@ -13,6 +13,7 @@ from graphpass.calibration import moment_graph
 from graphpass.calibration.moment_graph import Known
 from graphpass.calibration.moments import Moments
 from graphpass.model import infer_shapes, load
+from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord, Stage
 
@@ -87,7 +88,7 @@ def _compare(write_model: Write, body: str, tolerance: float) -> None:
     path = _model(write_model, body)
     model = load(path)
     infer_shapes(model)
-    (found,) = moment_graph.currents(model, {"out": None}, _known(), Session).values()
+    (found,) = moment_graph.currents(model, {"out": None}, _known(), open_session).values()
     draws = RNG.normal(size=(40_000, 2, 4, 4)) * SPREAD[:, None, None] + MEAN[:, None, None]
     session = Session(path, extra_outputs=["z"])
     drawn = session.run({"x": draws.astype(np.float32)}, ["z"])["z"].astype(np.float64)
@@ -112,7 +113,7 @@ def test_current_is_pooled_where_a_max_pool_is_all_that_reads_it(write_model: Wr
     }"""
     model = load(write_model(text))
     infer_shapes(model)
-    found = moment_graph.currents(model, {"out_before": 1}, _known(), Session)["out_before"]
+    found = moment_graph.currents(model, {"out_before": 1}, _known(), open_session)["out_before"]
     draws = RNG.normal(size=(100_000, 4)).max(axis=1)
     assert found.mean == pytest.approx(MEAN + SPREAD * draws.mean(), abs=0.01)
     assert found.spread == pytest.approx(SPREAD * draws.std(), abs=0.01)
@@ -134,7 +135,7 @@ def test_what_has_no_moments_is_named(body: str, message: str, write_model: Writ
     model = load(_model(write_model, body))
     infer_shapes(model)
     with pytest.raises(ModelError, match=message):
-        moment_graph.currents(model, {"out": 1}, _known(), Session)
+        moment_graph.currents(model, {"out": 1}, _known(), open_session)
 
 
 def test_an_input_without_statistics_is_named(write_model: Write):
@@ -142,7 +143,7 @@ def test_an_input_without_statistics_is_named(write_model: Write):
     model = load(_model(write_model, body))
     infer_shapes(model)
     with pytest.raises(ModelError, match=r"Conv node 'z' reads 'x', of which no BatchNorm"):
-        moment_graph.currents(model, {"out": 1}, {}, Session)
+        moment_graph.currents(model, {"out": 1}, {}, open_session)
 
 
 def test_damaged_statistics_of_a_stage_file_are_an_error(write_model: Write):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graphpass import Session, convert
 from graphpass.diagnosis.substitution import Substitution, load_ann
+from graphpass.running import open_session
 from graphpass_models.digits import Digits, digits_model_path
 
 CNN = digits_model_path("digits_cnn")
@@ -33,7 +34,7 @@ def net(stage_files: Path) -> Substitution:
     """The network with switches."""
     record = Session(stage_files / "3-calibrated.onnx").record
     assert record is not None
-    return Substitution(load_ann(CNN), record.neurons, partial(Session, provider="cpu"))
+    return Substitution(load_ann(CNN), record.neurons, partial(open_session, provider="cpu"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graphpass import Session
 from graphpass.diagnosis.substitution import Substitution, load_ann
 from graphpass.model import from_proto
+from graphpass.running import open_session
 from graphpass_models.digits import digits_model_path
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord
@@ -79,7 +80,7 @@ def test_batches_fit_into_memory(net: Substitution) -> None:
 def test_other_ann_is_refused(net: Substitution, write_model: Callable[..., Path]) -> None:
     other = load_ann(write_model("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"))
     with pytest.raises(ModelError, match=r"writes no activation.*converted from"):
-        Substitution(other, list(net.neurons.values()), Session)
+        Substitution(other, list(net.neurons.values()), open_session)
 
 
 def test_stage_that_lost_the_activations_is_refused(stage_files: Path) -> None:
@@ -98,4 +99,4 @@ def test_unknown_shapes_are_looked_at_one_sample_at_a_time(stage_files: Path) ->
     for tensor in model.graph.tensors().values():
         if tensor.name == model.graph.nodes[0].outputs[0].name:
             tensor.shape = ["N", "C", "H", "W"]
-    assert Substitution(model, record.neurons, Session).small_batch == 1
+    assert Substitution(model, record.neurons, open_session).small_batch == 1
