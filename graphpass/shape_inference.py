@@ -18,7 +18,7 @@ _SHAPED_BY_VALUES = frozenset(
     "ConstantOfShape Expand Pad Range Reshape Resize Slice Split Tile".split()
 )
 #: Operators of the domain com.microsoft, of which ONNX's inference knows nothing.
-_KEEP_SHAPE = frozenset(
+KEEP_SHAPE = frozenset(
     "BiasGelu BiasSoftmax FastGelu Gelu LayerNormalization QuickGelu RotaryEmbedding"
     " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization".split()
 )
@@ -58,7 +58,7 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
 def _describe_contributed(proto: onnx.ModelProto) -> None:
     """Write an Identity for operators of ONNX Runtime that keep the shape of their input."""
     for node in proto.graph.node:
-        if node.domain == "com.microsoft" and node.op_type in _KEEP_SHAPE:
+        if node.domain == "com.microsoft" and node.op_type in KEEP_SHAPE:
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]
 

@@ -137,7 +137,7 @@ class TestLargeWeights:
         save(load(ann), tmp_path / "out.onnx")
         (data,) = tmp_path.glob("out.onnx.*.data")
         data.write_bytes(data.read_bytes()[:-100])
-        with pytest.raises(ModelError, match="exceeds|holds"):
+        with pytest.raises(ModelError, match=r"exceeds|holds"):
             load(tmp_path / "out.onnx")
 
     def test_data_outside_the_folder_is_refused(self, ann: Path, tmp_path: Path) -> None:

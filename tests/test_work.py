@@ -8,9 +8,12 @@ from graphpass.timeflow import infer
 from graphpass.work import island_shares, multiply_accumulates
 
 
-def model(text):
+def model(text, opset=17):
     loaded = from_proto(
-        onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g {text}'), name="net"
+        onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]> g {text}'
+        ),
+        name="net",
     )
     infer_shapes(loaded)
     return loaded
@@ -28,13 +31,31 @@ def model(text):
         ("(float[5,N] x, float[5,7] w) => (float y) { y = Gemm <transA = 1> (x, w) }", 35),
         ("(float[N,3,5] x, float[5,7] w) => (float y) { y = MatMul (x, w) }", 105),
         ("(float[N,3,5] x, float[N,5,3] w) => (float y) { y = MatMul (x, w) }", 45),
+        ("(float[N,3,5] x, float[N,3,7] w) => (float y)"
+         " { y = Einsum <equation = 'nij,nik->njk'> (x, w) }", 3 * 5 * 7),
+        ("(float[N,3,5] x) => (float y) { y = Einsum <equation = 'nij->nji'> (x) }", 0),
+        ("(float[6,N,5] x, float[2,16,5] w, float[2,16,4] r) => (float y)"
+         " { y, h = LSTM <hidden_size = 4, direction = 'bidirectional'> (x, w, r) }",
+         6 * 2 * 16 * 9),
+        ("(float[N,2,3,5] x, float[N,2,7,5] w, float[N,2,7,4] v) => (float y)"
+         " { y = Attention (x, w, v) }", 2 * 3 * 7 * 9),
+        ("(float[N,3,8] x, float[N,7,4] w, float[N,7,4] v) => (float y)"
+         " { y = Attention <q_num_heads = 4, kv_num_heads = 2> (x, w, v) }", 3 * 7 * (8 + 8)),
+        ("(float[N,3,8] x, float[N,7,8] w, float[N,7,8] v) => (float y)"
+         " { y = com.microsoft.MultiHeadAttention <num_heads = 2> (x, w, v) }", 3 * 7 * 16),
+        ("(float[N,3,8] x, float[8,24] w, float[24] v) => (float y)"
+         " { y = com.microsoft.Attention <num_heads = 2> (x, w, v) }", 3 * 8 * 24 + 2 * 9 * 8),
+        ("(float[N,3,8] x) => (float y) { y = com.microsoft.FastGelu (x) }", 0),
+        ("(float[N,3,8] x) => (float y) { y = com.microsoft.Unheard (x) }", None),
         ("(float[N,3,5] x) => (float y) { y = Sigmoid (x) }", 0),
         ("(float[N,3,H] x, float[H,3] w) => (float y) { y = MatMul (x, w) }", None),
     ],
 )  # fmt: skip
 def test_multiply_accumulates_of_one_sample(text, work):
     # Shapes of outputs are the file's own; those of tensors inside are inferred.
-    loaded = model(text.replace("float y", "float z").replace("}", "z = Identity (y) }"))
+    opset = 23 if "= Attention" in text else 17
+    text = text.replace("'", '"').replace("float y", "float z").replace("}", "z = Identity (y) }")
+    loaded = model(text, opset)
     assert multiply_accumulates(loaded.graph.nodes[0], "N") == work
 
 
