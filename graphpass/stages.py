@@ -47,7 +47,7 @@ from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_qoperator import SpellQOperator
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.split_fused import SplitFused
-from graphpass.passes.widen_precision import WidenPrecision
+from graphpass.passes.unify_precision import UnifyPrecision
 from graphpass.plan import Activation, Plan, recorded_verdicts
 from graphpass.regions import find_regions
 from graphpass.timeflow import TimeFlow, infer
@@ -80,7 +80,7 @@ def normalise(
         [
             SpellRetired(),
             SplitFused(),
-            WidenPrecision(),
+            UnifyPrecision(),
             SpellGelu(),
             *_FOLDS,
             PadConstants(),

@@ -13,6 +13,7 @@ from graphpass.calibration.measuring import Measuring, Training
 from graphpass.calibration.ranges import record_currents
 from graphpass.grids import Axes
 from graphpass.model import load
+from graphpass.running import open_session
 from graphpass_runtime.data import open_data
 from graphpass_runtime.session import Session
 
@@ -40,7 +41,7 @@ def test_ends_and_means_are_those_of_all_data(
         started.append((title, samples))
         return lambda _done: None
 
-    measuring = Measuring(data, batch, 1, Session, progress, Training(1, 0, None))
+    measuring = Measuring(data, batch, 1, open_session, progress, Training(1, 0, None))
     found = record_currents(
         model, ["x", "y"], {"r": Axes(4, 1), "y": Axes(2, 1), "x": Axes(4, 1)}, measuring
     )

@@ -143,15 +143,26 @@ def test_literal_batch_with_a_sum_over_it(tmp_path: Path, rows: int) -> None:
     assert found.inputs["x"] == f"float32[{rows},3,4,4]"
 
 
-def test_half_precision(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "interface"),
+    [
+        (onnx.TensorProto.FLOAT16, "float16"),
+        (onnx.TensorProto.DOUBLE, "float64"),
+        (onnx.TensorProto.BFLOAT16, "float32"),
+    ],
+)
+def test_other_precisions(tmp_path: Path, code: int, interface: str) -> None:
     proto = build()
+    proto.opset_import[0].version = 22  # the first with a Conv in bfloat16
+    proto.ir_version = 10
     for value in [*proto.graph.input, *proto.graph.output]:
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+        value.type.tensor_type.elem_type = code
     for weight in proto.graph.initializer:
-        array = onnx.numpy_helper.to_array(weight).astype(np.float16)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(code)
+        array = onnx.numpy_helper.to_array(weight).astype(dtype)
         weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
-    converts(proto, tmp_path, [{"x": DATA[0]["x"].astype(np.float16)}])
-    assert inspect(tmp_path / "counts.onnx").outputs["y"].startswith("float16")
+    converts(proto, tmp_path, [{"x": DATA[0]["x"].astype(interface)}])
+    assert inspect(tmp_path / "counts.onnx").outputs["y"].startswith(interface)
 
 
 def test_several_inputs_and_outputs_with_a_state(tmp_path: Path) -> None:
