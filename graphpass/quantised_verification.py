@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from graphpass import large_weights, stages
+from graphpass.calibration.measuring import count
 from graphpass.instrument import Counts, Instrumented, pooled_spikes
 from graphpass.integer_reference import NEAR_LEVEL, IntegerReference
 from graphpass.model import Model, copied, infer_shapes, to_proto
@@ -192,7 +193,6 @@ class QuantisedComparison:
         outputs = [found[name] for name in self._outputs]
         self._judge(feeds, found, outputs)
         expected = self.reference.read(feeds)
-        size = 0
         for neuron in self._neurons:
             counts = _counts(neuron, found[self._shown[neuron.name]])
             if counts.shape != expected.counts[neuron.name].shape:
@@ -202,7 +202,7 @@ class QuantisedComparison:
                     remedy="give the files of one conversion",
                 )
             self._agreement[neuron.name].add(expected.counts[neuron.name], counts)
-            size = len(counts)
+        size = count(feeds)
         self._compare_outputs(expected.outputs, outputs, size)
         return size
 

@@ -12,7 +12,7 @@ A form that rounds weights is another network, compared in `quantised_verificati
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
-from graphpass.calibration.measuring import Progress
+from graphpass.calibration.measuring import Progress, count
 from graphpass.instrument import (
     Instrumented,
     Reading,
@@ -161,11 +161,11 @@ def verify(
                 where=candidate.name,
                 remedy="give the files of one conversion",
             )
-        _compare(result, record.neurons, expected, found, strict=strict)
-        agreed += _compare_outputs(result, expected, found)
-        count = len(next(iter(expected.counts.values())))
-        result.samples += count
-        advance(count)
+        size = _samples(batch.feeds, expected)
+        _compare(result, record.neurons, expected, found, size, strict=strict)
+        agreed += _compare_outputs(result, expected, found, size)
+        result.samples += size
+        advance(size)
     result.argmax_agreement = agreed / max(1, result.samples)
     return result
 
@@ -249,10 +249,10 @@ def _compare(
     neurons: Iterable[Neuron],
     expected: Reading,
     found: Reading,
+    size: int,
     *,
     strict: bool,
 ) -> None:
-    size = len(next(iter(expected.counts.values())))
     diverged = np.zeros(size, bool)
     for neuron in neurons:
         name = neuron.name
@@ -260,7 +260,7 @@ def _compare(
         result.counts_compared += differs.size
         judged = differs if strict else differs & ~diverged[:, None]
         u = expected.potentials[name].reshape(size, -1)[judged].astype(np.float64)
-        scale = np.maximum(np.maximum(1.0, np.abs(u)), _cancelled(neuron, expected)[judged])
+        scale = np.maximum(np.maximum(1.0, np.abs(u)), _cancelled(neuron, expected, size)[judged])
         apart = np.abs(expected.counts[name] - found.counts[name]).reshape(size, -1)[judged]
         # At a tie two counts are possible, next to each other.
         near = (np.abs(u - np.rint(u)) <= NEAR * scale) & (apart == 1)
@@ -275,19 +275,26 @@ def _compare(
     result.samples_diverged += int(diverged.sum())
 
 
-def _cancelled(neuron: Neuron, expected: Reading) -> NDArray[np.float64]:
+def _cancelled(neuron: Neuron, expected: Reading, size: int) -> NDArray[np.float64]:
     """How large a potential was before a baseline was taken away, ``[N, -1]``: it is as exact."""
     shape = list(expected.potentials[neuron.name].shape)
     if neuron.baseline is None:
-        return np.zeros((shape[0], math.prod(shape[1:])))
+        return np.zeros((size, math.prod(shape) // size))
     share = neuron.levels * (1.0 + np.abs(neuron.baseline.astype(np.float64)) / neuron.threshold)
     if (axis := neuron.channel_axis) is not None:  # the batch was moved to the front
         axis += axis < neuron.batch_axis
         share = share.reshape(-1, *[1] * (len(shape) - 1 - axis))
-    return np.broadcast_to(share, shape).reshape(shape[0], -1)
+    return np.broadcast_to(share, shape).reshape(size, -1)
 
 
-def _compare_outputs(result: Verification, expected: Reading, found: Reading) -> int:
+def _samples(feeds: Mapping[str, NDArray[Any]], reading: Reading) -> int:
+    """Samples of a batch. A neuron may have several rows for each, merged into its batch axis."""
+    size = count(feeds)
+    apart = all(len(counts) % size == 0 for counts in reading.counts.values())
+    return size if apart else 1
+
+
+def _compare_outputs(result: Verification, expected: Reading, found: Reading, size: int) -> int:
     """Note the largest difference; the number of samples with the same argmax."""
     for a, b in map(aligned, expected.outputs, found.outputs):
         if a.size and a.dtype.kind == "f":
@@ -295,5 +302,4 @@ def _compare_outputs(result: Verification, expected: Reading, found: Reading) ->
                 apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
             largest = float(np.where(np.isnan(apart), np.inf, apart).max())
             result.max_abs_diff = max(result.max_abs_diff, largest)
-    size = len(next(iter(expected.counts.values())))
     return agreeing(expected.outputs[0], found.outputs[0], size)

@@ -137,11 +137,16 @@ class Bound:
             for name in names:
                 binding.bind_output(name, device.kind, device.index)
         for state in steps.states:
+            # Not from an array, whose memory ONNX Runtime 1.21 uses without keeping it alive.
             zeros = np.zeros(state.shape_of(steps.batch), _STATE_DTYPE)
             buffers = [
-                ort_value.ortvalue_from_numpy(zeros.copy(), device.kind, device.index)
+                ort_value.ortvalue_from_shape_and_type(
+                    list(zeros.shape), zeros.dtype.type, device.kind, device.index
+                )
                 for _ in range(3)
             ]
+            for buffer in buffers:
+                buffer.update_inplace(zeros)
             for binding, (before, after) in zip(self._bindings, _TURNS, strict=False):
                 binding.bind_ortvalue_input(state.input, buffers[before])
                 binding.bind_ortvalue_output(state.output, buffers[after])

@@ -86,8 +86,8 @@ def _expand(node: gs.Node, target: list[Any], _: str | None) -> NDArray[Any] | N
 def _resize(node: gs.Node, target: list[Any], symbol: str | None) -> NDArray[Any] | None:
     """The scales that lead from the shape to the sizes."""
     shape = node.inputs[0].shape or []
-    special = {"axes", "keep_aspect_ratio_policy"} & node.attrs.keys()
-    if len(shape) != len(target) or special:
+    stretched = node.attrs.get("keep_aspect_ratio_policy", "stretch") in ("stretch", b"stretch")
+    if len(shape) != len(target) or "axes" in node.attrs or not stretched:
         return None
     scales = []
     for before, after in zip(shape, target, strict=True):

@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 from graphpass import editing
 from graphpass.model import Model, infer_shapes
 from graphpass.passes.base import Pass
+from graphpass.passes.free_rows import free_rows
 from graphpass.timeflow import TimeFlow, TimeType, infer, keeps_samples_apart
 
 SYMBOL = "N"
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu", "Where")
 _ALL = np.iinfo(np.int64).max
 
 
 class FreeBatch(Pass):
     """Make axis 0 of every input, and every target that spells the batch, symbolic.
 
-    Exporters write the batch size into input shapes, Reshape and Expand targets and ends
-    of slices. Time flow says where the batch is; a target gets -1 there, wherever it lands
-    and with whatever it is merged. The inputs become symbolic only if every node that the
-    batch reaches is known to keep samples apart: what averages over all axes, say, means
-    one sample when it is written for one.
+    Exporters write the batch size into input shapes, Reshape and Expand targets, ends of
+    slices and constants. Time flow says where the batch is; a target gets -1 there, wherever
+    it lands and with whatever it is merged, and of a constant with the same row for every
+    sample one row is left. The inputs become symbolic only if every node that the batch
+    reaches is known to keep samples apart: what averages over all axes, say, means one sample
+    when it is written for one.
     """
 
     def apply(self, model: Model) -> int:
@@ -37,7 +40,7 @@ class FreeBatch(Pass):
         count = 0
         while True:
             flow = infer(model, ())
-            changed = sum(_try_free(model, node, flow, size) for node in model.graph.nodes)
+            changed = sum(_try_free(model, node, flow, size) for node in list(model.graph.nodes))
             if not changed:
                 break
             count += changed
@@ -56,6 +59,8 @@ class FreeBatch(Pass):
 def _try_free(model: Model, node: gs.Node, flow: TimeFlow, size: int) -> bool:
     if not node.inputs or not node.outputs:
         return False
+    if editing.is_standard(node, "Concat", *_ELEMENTWISE):
+        return free_rows(model, node, flow, size)
     kind, after = flow.types.get(node.inputs[0].name), flow.types[node.outputs[0].name]
     if kind is None or kind.batch_axis is None:
         return False

@@ -164,7 +164,8 @@ class _Inference:
         literal = self._symbol is None and shape and isinstance(shape[0], int)
         if kind.batch_axis is not None or kind.varies or not literal:
             return kind
-        kind = replace(kind, batch_axis=0, inner=shape[0])
+        channel_axis = kind.channel_axis or None  # not the axis that time gets
+        kind = replace(kind, batch_axis=0, inner=shape[0], channel_axis=channel_axis)
         self._flow.types[current.name] = kind
         return kind
 
@@ -258,7 +259,10 @@ def _unfit(current: gs.Tensor, kind: TimeType, along: list[int]) -> Refusal | No
         which = f", since that of {editing.describe(origin)} is not known" if origin else ""
         return not_understood(f"reads a tensor of unknown rank{which}", "keep it (--keep)")
     if kind.batch_axis is None:
-        return Refusal("reads a tensor that does not carry the batch", "keep it (--keep)")
+        return Refusal(
+            "reads a tensor that does not carry the batch",
+            "keep it (--keep), or export the model with a symbolic batch",
+        )
     if current.dtype is not None and current.dtype != np.float32:
         return Refusal(f"computes in {np.dtype(current.dtype)}", "export the model in float32")
     if len(along) > 1 or (along and kind.channel_axis not in (along[0], None)):

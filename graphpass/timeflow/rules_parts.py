@@ -35,7 +35,7 @@ def concat(view: View) -> Verdict:
     batch_axis, inner = batch.pop() if batch else (None, 1)
     if axis == batch_axis:
         return MIXES
-    if view.varying and any(k.batch_axis is None for k in kinds):
+    if batch_axis is not None and any(k.batch_axis is None for k in kinds):
         return Refusal(
             "joins a constant that has a literal batch size",
             "export the model with a symbolic batch",

@@ -23,7 +23,12 @@ _PRODUCT = Refusal(
 )
 
 
-_SUMS = Refusal("sums over the batch", "this operator mixes samples; remove it", mixes=True)
+_SUMS = Refusal(
+    "sums over the batch",
+    "this operator mixes samples; remove it, or, where a batch of size 1 was squeezed away,"
+    " export the model with a symbolic batch",
+    mixes=True,
+)
 
 
 @rule("Mul")

@@ -242,12 +242,12 @@ def test_shared_constants_of_the_arithmetic_are_left_alone(bench):
     assert sorted(t.values.tolist() for t in targets) == [[-1, 24], [0, -1]]
 
 
-def resized(mode, sizes, opset=13):
+def resized(mode, sizes, policy=""):
     return (
         f"agraph (float[N,3,5,6] x) => (float[N,3,{sizes[0]},{sizes[1]}] y) <int64[1] at0 = {{0}},"
         f" int64[1] two = {{2}}, int64[2] big = {{{sizes[0]}, {sizes[1]}}}>"
         " { s = Shape (x) n = Slice (s, at0, two) t = Concat <axis = 0> (n, big)"
-        f' y = Resize <mode = "{mode}"> (x, "", "", t) }}'
+        f' y = Resize <mode = "{mode}"{policy}> (x, "", "", t) }}'
     )
 
 
@@ -263,6 +263,17 @@ def test_sizes_of_a_resize_become_scales(bench, mode, sizes):
         model.graph.nodes[0].inputs[2].values, [1, 1, sizes[0] / 5, sizes[1] / 6], rtol=1e-6
     )
     assert len(model.graph.nodes[0].inputs) == 3
+
+
+def test_sizes_of_a_resize_that_may_keep_the_ratio(bench):
+    """PyTorch's exporter writes the policy out, also the default."""
+    policy = ', keep_aspect_ratio_policy = "stretch"'
+    model = bench.changed(FoldShapes, resized("linear", (9, 8), policy), 18)
+    assert bench.ops(model) == ["Resize"]
+    smaller = resized("linear", (9, 8), policy.replace("stretch", "not_larger"))
+    kept = bench.model(bench.proto(smaller, 18))
+    FoldShapes()(kept)
+    assert "Concat" in bench.ops(kept)
 
 
 def test_nearest_pixels_by_a_ratio_that_rounds_down_stay_computed(bench):

@@ -175,3 +175,36 @@ def test_target_that_stays_without_effect_ends(bench):
     )
     FreeBatch()(model)
     assert [n.op for n in model.graph.nodes] == ["Concat", "Reshape"]
+
+
+CONCAT = """agraph (float[2,1,3] x) => (float[2,2,3] y)
+    <float[2,1,3] c = {%s}> { y = Concat <axis = 1> (c, x) }"""
+SUM = "agraph (float[2,3] x) => (float[2,3] y) <float[2,3] c = {%s}> { y = Add (x, c) }"
+
+
+def test_a_constant_with_the_same_row_for_every_sample_is_joined(bench):
+    model = freed(bench, CONCAT % "1, 2, 3, 1, 2, 3", size=2)
+    assert sorted(bench.ops(model)) == ["Concat", "Concat", "Expand", "Gather", "Shape"]
+
+
+def test_of_one_sample_too(bench):
+    freed(bench, CONCAT.replace("[2,", "[1,") % "1, 2, 3")
+
+
+def test_a_constant_with_other_rows_keeps_the_batch(bench):
+    bench.unchanged(FreeBatch, CONCAT % "1, 2, 3, 1, 2, 4")
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul", "Max"])
+def test_a_constant_with_the_same_row_is_broadcast(bench, op):
+    model = freed(bench, SUM.replace("Add", op) % "1, 2, 3, 1, 2, 3", size=2)
+    assert bench.ops(model) == [op]
+    (constant,) = [t for t in model.graph.nodes[0].inputs if t.name != "x"]
+    assert constant.shape == (1, 3)
+
+
+def test_other_rows_are_not_broadcast(bench):
+    text = (
+        "agraph (float[2,3] x) => (float[2,3] y) <float[2,3] c = {1,2,3,1,2,4}> { y = Add (x, c) }"
+    )
+    bench.unchanged(FreeBatch, text)
