@@ -36,6 +36,7 @@ from graphpass.passes.lower_quant import LowerQuant
 from graphpass.passes.move_activation import MoveActivation
 from graphpass.passes.move_functions import MoveFunctions
 from graphpass.passes.move_rectifier import MoveRectifier
+from graphpass.passes.order_rows import OrderRows
 from graphpass.passes.pad_constants import PadConstants
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
@@ -63,6 +64,8 @@ _FOLDS = [
     FoldConstants(),
     FoldShapes(),
 ]
+# Each finds the batch behind what the other has mended.
+_BATCH = [OrderRows(), FreeBatch(), OrderRows(), FreeBatch()]
 
 
 def normalise(
@@ -84,7 +87,7 @@ def normalise(
             SpellGelu(),
             *_FOLDS,
             PadConstants(),
-            FreeBatch(),
+            *_BATCH,
             SpellIntegerWeights(),
             FoldBatchNorm(),
             MoveRectifier(),

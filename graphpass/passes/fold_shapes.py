@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,16 +61,32 @@ def _size(value: Any, symbol: str | None) -> Any:
     return value if isinstance(value, str) else to_size(value, symbol)
 
 
-def _reshape(node: gs.Node, target: list[Any], _: str | None) -> NDArray[Any] | None:
+def _reshape(node: gs.Node, target: list[Any], symbol: str | None) -> NDArray[Any] | None:
     """0 where the size is that of the same axis, and -1 for at most one other symbol."""
-    if node.attrs.get("allowzero"):
+    empty = bool(node.attrs.get("allowzero"))  # is what a 0 means
+    if empty and 0 in target:
         return None
     shape = node.inputs[0].shape or []
-    sizes = list(target)
-    for axis, size in enumerate(sizes):
-        if isinstance(size, str):
-            sizes[axis] = 0 if axis < len(shape) and shape[axis] == size else -1
-    return np.array(sizes, np.int64) if sizes.count(-1) <= 1 else None
+    for given in (target, _without_rest(shape, target, symbol)):
+        sizes = list(given)
+        for axis, size in enumerate(sizes):
+            if isinstance(size, str):
+                same = axis < len(shape) and shape[axis] == size
+                sizes[axis] = 0 if same and not empty else -1
+        if sizes.count(-1) <= 1:
+            return np.array(sizes, np.int64)
+    return None
+
+
+def _without_rest(shape: list[Any], target: list[Any], symbol: str | None) -> list[Any]:
+    """The target with a number for its -1, where that is known and no symbol."""
+    numbers = [to_number(size, symbol) for size in target]
+    total = [to_number(size, symbol) for size in shape]
+    if -1 not in target or not all(isinstance(n, int) and n for n in (*numbers, *total)):
+        return list(target)
+    rest, remainder = divmod(math.prod(total), -math.prod(numbers))
+    whole = remainder == 0 and isinstance(to_size(rest, symbol), int)
+    return [rest if size == -1 and whole else size for size in target]
 
 
 def _expand(node: gs.Node, target: list[Any], _: str | None) -> NDArray[Any] | None:

@@ -77,7 +77,9 @@ def _reshape(model: Model, node: gs.Node, kind: TimeType, found: int | None, siz
     """-1 on the first axis in front of which as many elements lie as in front of the batch."""
     target, before = editing.values(node.inputs[1]), node.inputs[0].shape
     after = node.outputs[0].shape
-    if target is None or not before or after is None or node.attrs.get("allowzero"):
+    if target is None or not before or after is None:
+        return False
+    if node.attrs.get("allowzero") and 0 in target:
         return False
     if not all(isinstance(d, int) for d in [*before[: kind.batch_axis], *after]):
         return False

@@ -196,8 +196,9 @@ def test_two_symbols_that_move_stay_computed(bench):
     bench.unchanged(FoldShapes, TWO_SYMBOLS % "four, n, k")
 
 
-def test_symbol_beside_a_minus_one_in_another_place_stays_computed(bench):
-    bench.unchanged(
+def test_symbol_beside_a_minus_one_in_another_place(bench):
+    """The rest is a number, so that the symbol may have the -1."""
+    model = bench.changed(
         FoldShapes,
         net(
             "24,N",
@@ -205,6 +206,8 @@ def test_symbol_beside_a_minus_one_in_another_place_stays_computed(bench):
             "s = Shape (x) n = Gather (s, at0) t = Concat <axis = 0> (rest, n) y = Reshape (x, t)",
         ),
     )
+    (node,) = model.graph.nodes
+    assert node.inputs[1].values.tolist() == [24, -1]
 
 
 def test_sizes_that_depend_on_data_stay_computed(bench):
