@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
@@ -23,12 +23,14 @@ class Candidates:
         functions: those among them that end a scalar function, by id.
         pairs: ids of those whose function turns, which takes two trains.
         inside: ids of the nodes that such functions are made of.
+        unfit: why a scalar function is none for neurons, by the ids of its nodes.
     """
 
     nodes: list[gs.Node]
     functions: dict[int, Region]
     pairs: frozenset[int]
     inside: frozenset[int]
+    unfit: dict[int, str] = field(default_factory=dict)
 
 
 def find_candidates(model: Model) -> Candidates:
@@ -59,6 +61,7 @@ class _Search:
         self._active: set[int] = set()  # ids of tensors that an activation precedes
         self._useful: set[int] = set()  # ids of nodes whose reading is one by a layer or neuron
         self._chosen: dict[str, int] = {}  # sink -> number of pieces
+        self._unfit: dict[int, str] = {}
 
     def run(self) -> Candidates:
         for node in self._model.graph.nodes:
@@ -74,7 +77,7 @@ class _Search:
             if id(n) in functions or (self._is_rectifier(n) and id(n) not in inside)
         ]
         pairs = {i for i, r in functions.items() if self._chosen[r.sink.name] > 1}
-        return Candidates(nodes, functions, frozenset(pairs), frozenset(inside))
+        return Candidates(nodes, functions, frozenset(pairs), frozenset(inside), self._unfit)
 
     def _look_back(self, node: gs.Node) -> None:
         outputs = {id(tensor) for tensor in node.outputs}
@@ -103,7 +106,9 @@ class _Search:
         known = axis is None or (len(shape) > 1 and isinstance(shape[axis], int))
         if known and id(region.source) in self._behind_layer:
             found = Curve.of(region, self._model.opset).pieces()
-            if not isinstance(found, Unfit):
+            if isinstance(found, Unfit):
+                self._unfit.update({id(node): found.reason for node in region.nodes})
+            else:
                 self._chosen[region.sink.name] = len(found)
 
     def _is_read(self, tensor: gs.Tensor) -> bool:

@@ -18,7 +18,7 @@ from graphpass.activation import channel_count, upper_bound
 from graphpass.candidates import Candidates, find_candidates
 from graphpass.model import Model
 from graphpass.neurons import Ties
-from graphpass.timeflow import Kind, RefusedNode, TimeFlow, infer, rules_quantised
+from graphpass.timeflow import Kind, Refusal, RefusedNode, TimeFlow, infer, rules_quantised
 from graphpass.work import island_shares
 from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
 
@@ -209,11 +209,22 @@ def _typed(
     while True:
         pairs = [name for name, i in spiking.items() if i in candidates.pairs]
         flow = infer(model, list(spiking), pairs, islands=islands)
+        flow.refused = [_explained(each, candidates) for each in flow.refused]
         refused = {id(r.node) for r in flow.refused}
         unfit = {n for n, i in spiking.items() if i in refused and i in candidates.functions}
         if not islands or not unfit or len(unfit) == len(spiking):
             return flow, spiking
         spiking = {name: i for name, i in spiking.items() if name not in unfit}
+
+
+def _explained(refused: RefusedNode, candidates: Candidates) -> RefusedNode:
+    """Of a scalar function that neurons cannot stand for, say what it is about it."""
+    reason = candidates.unfit.get(id(refused.node))
+    if reason is None:
+        return refused
+    remedy = "use an activation that turns at most once, or keep the ones before it (--keep)"
+    refusal = Refusal(f"belongs to a function of one current that {reason}", remedy)
+    return RefusedNode(refused.node, refusal)
 
 
 def _on_rates(flow: TimeFlow) -> set[int]:

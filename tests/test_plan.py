@@ -121,8 +121,18 @@ def test_every_refusal_is_listed():
     assert error.plan is found
     assert str(error) == (
         "net.onnx: Sigmoid node 'a' is not linear, and reads spikes on the way to another neuron"
-        " (and 1 more); keep the activations before it, or remove it, or let it compute on rates"
-        " (--islands allow)"
+        " (and 1 more); keep the activations before it (--keep), or remove it, or let it compute on"
+        " rates (--islands allow)"
+    )
+
+
+def test_a_function_that_turns_too_often_is_refused_for_that():
+    body = "a = Conv (x, k) r = Relu (a) b = Conv (r, k) f = Sin (b) c = Conv (f, k) y = Relu (c)"
+    found = plan(body, first_activation="spiking")
+    (refused,) = found.refused
+    assert str(refused).startswith(
+        "Sin node 'f' belongs to a function of one current that rises and falls more than once;"
+        " use an activation that turns at most once"
     )
 
 

@@ -25,9 +25,9 @@ __all__ = ["RefusedNode", "TimeFlow", "infer", "rules"]
 
 _NOT_LINEAR = Refusal(
     "is not linear, and reads spikes on the way to another neuron",
-    "keep the activations before it, or remove it",
+    "keep the activations before it (--keep), or remove it",
 )
-_BODY = Refusal("has a body that reads spikes", "keep the activations before it")
+_BODY = Refusal("has a body that reads spikes", "keep the activations before it (--keep)")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ def add(view: View) -> Verdict:
 def choose(view: View) -> Verdict:
     """A choice that is the same at every step is linear in what it chooses from."""
     if 0 in view.varying:
-        return Refusal("chooses by a condition that varies in time", "keep the condition analog")
+        return Refusal(
+            "chooses by a condition that varies in time",
+            "keep the activations before the condition (--keep)",
+        )
     return broadcast(view)
 
 
@@ -57,7 +60,10 @@ def convolution(view: View) -> Verdict:
 def _unsteady_weights(view: View) -> Refusal | None:
     """All inputs but the first must be the same at every step and for every sample."""
     if set(view.varying) - {0}:
-        return Refusal("has weights that vary in time", "only its first input may")
+        return Refusal(
+            "has weights that vary in time, where only its first input may",
+            "keep the activations before them (--keep)",
+        )
     if any(kind is not None and kind.batch_axis is not None for kind in view.types[1:]):
         return PER_SAMPLE
     return None

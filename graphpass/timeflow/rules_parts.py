@@ -61,7 +61,9 @@ def gather(view: View) -> Verdict:
     indices = view.constant(1)
     axis, rank = int(view.attr("axis", 0)), view.rank()
     if 1 in view.varying:
-        return Refusal("uses a varying tensor as an index", "keep the index analog")
+        return Refusal(
+            "uses a varying tensor as an index", "keep the activations before the index (--keep)"
+        )
     if indices is None:
         return not_understood("selects positions that are not constant")
     result = _along_one_axis(view, axis)

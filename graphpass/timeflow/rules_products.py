@@ -101,7 +101,10 @@ def matmul(view: View) -> Verdict:
 def gemm(view: View) -> Verdict:
     """Computes alpha A'B' + beta C with the batch on the rows of A'."""
     if 1 in view.varying or 2 in view.varying:
-        return Refusal("the weights or the bias of a Gemm vary in time", "only its first input may")
+        return Refusal(
+            "has weights or a bias that vary in time, where only its first input may",
+            "keep the activations before them (--keep)",
+        )
     if view.type(1).batch_axis is not None:
         return PER_SAMPLE
     source = view.type()

@@ -60,7 +60,9 @@ def _resized(view: View, axes: list[int], scales: Any) -> Verdict:
 def sample_grid(view: View) -> Verdict:
     """Weighted sums of pixels, at places that do not vary in time."""
     if 1 in view.varying:
-        return Refusal("samples at places that vary in time", "keep the grid analog")
+        return Refusal(
+            "samples at places that vary in time", "keep the activations before the grid (--keep)"
+        )
     source = view.type()
     if source.batch_axis not in (0, None):
         return Refusal("reads the batch from another axis than 0", "transpose before it")

@@ -115,7 +115,11 @@ UNLIKE_MEANS = Refusal(
     "takes the maximum of currents that differ per step, which is not the maximum of their means",
     "put an activation between, or pool before the sum",
 )
-MIXES = Refusal("works along the batch axis, so it mixes samples", "remove it", mixes=True)
+MIXES = Refusal(
+    "works along the batch axis, so it mixes samples",
+    "remove it, or export the model with the batch on another axis",
+    mixes=True,
+)
 
 
 def is_zero(array: NDArray[Any] | None) -> bool:

@@ -109,8 +109,8 @@ REFUSED = [
     ),
     ("t = Transpose <perm = [1,2,3,0]> (r) y = MatMul (t, w)", "sums over the batch", "mixes"),
     ("f = Flatten (r) t = Transpose (f) y = Gemm (t, g)", "sums over the batch", "mixes"),
-    ("f = Flatten (r) y = Gemm (g, f)", "weights or the bias of a Gemm vary", "first input"),
-    ("y = Conv (x, v3)", "weights that vary in time", "first input"),
+    ("f = Flatten (r) y = Gemm (g, f)", "weights or a bias that vary", "keep the activations"),
+    ("y = Conv (x, v3)", "weights that vary in time", "keep the activations"),
     ("y = Conv (r, e)", "weights that carry the batch", "constant weights"),
     ("y = ConvTranspose (r, x)", "weights that carry the batch", "constant weights"),
     (
@@ -122,7 +122,7 @@ REFUSED = [
         "t = ReduceMean <axes = [1,2,3], keepdims = 0> (r)"
         " y = BatchNormalization (x, t, ones, ones, ones)",
         "weights that vary in time",
-        "first input",
+        "keep the activations",
     ),
     ("i = Cast <to = 7> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
     ("i = Cast <to = 10> (r) y = Cast <to = 1> (i)", "not float", "remove the cast"),
@@ -146,7 +146,7 @@ REFUSED = [
         "than 0",
         "transpose",
     ),
-    ("y = GridSample (x, v4)", "places that vary in time", "grid analog"),
+    ("y = GridSample (x, v4)", "places that vary in time", "before the grid"),
     ("y = Sigmoid (r)", "not linear", "keep the activations before it"),
     ("y = Softmax <axis = 1> (r)", "not linear", "keep the activations before it"),
     ("y = LeakyRelu (c)", "not linear", "keep the activations before it"),
