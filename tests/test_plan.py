@@ -127,12 +127,11 @@ def test_every_refusal_is_listed():
 
 
 def test_a_function_that_turns_too_often_is_refused_for_that():
-    body = "a = Conv (x, k) r = Relu (a) b = Conv (r, k) f = Sin (b) c = Conv (f, k) y = Relu (c)"
+    cubic = "m = Mul (b, b) n = Mul (m, b) f = Sub (n, b)"
+    body = f"a = Conv (x, k) r = Relu (a) b = Conv (r, k) {cubic} c = Conv (f, k) y = Relu (c)"
     found = plan(body, first_activation="spiking")
-    (refused,) = found.refused
-    assert str(refused).startswith(
-        "Sin node 'f' belongs to a function of one current that rises and falls more than once;"
-        " use an activation that turns at most once"
+    assert "belongs to a function of one current that rises and falls more than once; use an" in (
+        str(found.refused[0])
     )
 
 

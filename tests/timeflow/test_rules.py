@@ -1,5 +1,6 @@
 """Every rule against numbers: what it says about the output is what ONNX Runtime computes."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,11 @@ POOLS = [
     case("ReduceMax <axes = [-1], keepdims = 0> (x)", opset=11, **TRAIN),
     case("ReduceMax <keepdims = 0> (x, a)", weights={"a": i64(2, 3)}, opset=18, **TRAIN),
 ]
+
+
+if "GRAPHPASS_OLDEST" in os.environ:
+    # ONNX Runtime 1.21 does not survive a Resize whose axes count from the end.
+    LINEAR = [given for given in LINEAR if "axes = [2, -1]" not in given["op"]]
 
 
 def ids(cases):
