@@ -174,7 +174,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
     for value in [*proto.graph.input, *proto.graph.output]:
         _forget_impossible_sizes(value)
     _spell_weights(proto)
-    proto, weights = large_weights.take_out(proto)
+    proto, arrays = large_weights.take_out(proto)
     for node in proto.graph.node:
         if node.domain == dialect.DOMAIN and node.op_type not in dialect.FUNCTIONS:
             raise ModelError(
@@ -185,7 +185,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
     try:
         graph = gs.import_onnx(proto)
         large_weights.attach(graph)
-        del weights  # which the view holds now
+        del arrays  # which the view holds now
         _attach_notes(proto, graph)
         graph.toposort()
     except Exception as error:  # graphsurgeon raises bare Exception subclasses of its own

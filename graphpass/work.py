@@ -120,8 +120,8 @@ def _attention(sizes: _Sizes) -> int | None:
     scores = query[-2] * key[-2]
     if len(query) == 4:
         return query[0] * query[1] * scores * (query[3] + value[3])
-    heads = sizes.node.attrs.get("q_num_heads", 1), sizes.node.attrs.get("kv_num_heads", 1)
-    return query[0] * scores * (query[2] + value[2] * heads[0] // heads[1])
+    heads, shared = (int(sizes.node.attrs.get(f"{of}_num_heads", 1)) for of in ("q", "kv"))
+    return query[0] * scores * (query[2] + value[2] * heads // shared)
 
 
 def _fused_attention(sizes: _Sizes) -> int | None:
