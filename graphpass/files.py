@@ -57,6 +57,20 @@ def read(path: Path) -> tuple[onnx.ModelProto, list[Array]]:
     return proto, arrays
 
 
+def check_writable(path: Path) -> None:
+    """Fail before the work rather than after it.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            "cannot be written",
+            where=str(path),
+            remedy="choose a file in a folder that exists and that you may write to",
+        )
+
+
 def write(proto: onnx.ModelProto, path: Path) -> None:
     """Write a model; a reader sees the old file or the whole new one, never a part.
 

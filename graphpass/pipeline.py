@@ -22,6 +22,7 @@ from graphpass.calibration.thresholds import record_maximum
 from graphpass.consistency import check_stage_file
 from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
+from graphpass.files import check_writable
 from graphpass.model import Model, copied, load, save, to_proto
 from graphpass.options import LARGEST_T, Options
 from graphpass.passes.recognise_quantiser import RAISED
@@ -165,7 +166,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     """
     chosen = Options(**options)
     chosen.check()
-    _check_writable(output)
+    check_writable(Path(output))
     model = load(ann)
     start = model.record.stage if model.record else None
     if start is Stage.SPIKING:
@@ -310,10 +311,9 @@ class _Run:
     def diagnose(self) -> None:
         """Compare the calibrated network with the ANN, if asked for and possible."""
         chosen, record = self._options, self._model.record
-        assert record is not None, "every stage has a record"
         if self._start is None:
             return
-        assert chosen.data is not None, "it can be read again"
+        assert record is not None and chosen.data is not None  # noqa: PT018 - asked for, and read
         self._diagnosis = diagnose_conversion(
             self._start,
             [(self._ann, self._start.record)],
@@ -398,14 +398,3 @@ class _Run:
         assert self._model.record is not None, "every stage has a record"
         verdicts = recorded_verdicts(self._model)
         return Conversion(os.fspath(output), self._model.record, verdicts, self._diagnosis)
-
-
-def _check_writable(output: PathLike) -> None:
-    """Fail before the work rather than after it."""
-    path = Path(output)
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(
-            "cannot be written",
-            where=str(path),
-            remedy="choose a file in a folder that exists and that you may write to",
-        )
