@@ -29,6 +29,7 @@ import onnx
 from fuzz_target import Finding
 from mutations import mutate
 
+_LARGE = 1 << 12  # elements of a sample
 _SHARED = """mnist_cntk winml_image_classifier acasxu_1_1 cartpole keras_mlp cct_16 rten_mnist
     esp_stream qonnx_espcn_float qonnx_espcn_quant""".split()
 
@@ -38,7 +39,7 @@ _SHARED = """mnist_cntk winml_image_classifier acasxu_1_1 cartpole keras_mlp cct
 @click.option("--first", default=0, show_default=True, help="Number of the first input.")
 @click.option("--seed", default=1, show_default=True, help="Another seed, other inputs.")
 @click.option("--jobs", default=1, show_default=True, help="Worker processes.")
-@click.option("--limit", default=20.0, show_default=True, help="Seconds per input: then it hangs.")
+@click.option("--limit", default=60.0, show_default=True, help="Seconds per input: then it hangs.")
 @click.option("--shared", type=click.Path(), help="Folder of the shared data, for its models.")
 @click.option("--keep", default="build/fuzz", show_default=True, help="Where findings go.")
 def main(
@@ -87,6 +88,9 @@ class _Worker:
         context.set_forkserver_preload(
             [
                 "fuzz_target",
+                "graphpass.diagnosis.pair",
+                "graphpass.step_allocation",
+                "graphpass.step_search",
                 "mutations",
                 "graphpass.pipeline",
                 "graphpass.inspection",
@@ -184,14 +188,15 @@ def _bases(folder: Path, shared: Path | None) -> list[Path]:
 
 
 def _data(model: Path) -> dict[str, Any]:
-    """Two samples of noise for every input."""
+    """Some samples of noise for every input."""
     graph, rng = onnx.load(model).graph, np.random.default_rng(0)
     weights = {tensor.name for tensor in graph.initializer}
     arrays = {}
     for value in graph.input:
         if value.name not in weights:
             sizes = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-            arrays[value.name] = rng.random((2, *sizes[1:]), np.float32)
+            count = 4 if np.prod(sizes[1:]) < _LARGE else 2
+            arrays[value.name] = rng.random((count, *sizes[1:]), np.float32)
     return arrays
 
 
@@ -201,7 +206,9 @@ def _keep(folder: Path, number: int, finding: Finding, worker: Path) -> None:
     mutant = worker / "in" / "model.onnx"
     if mutant.exists():
         shutil.copy(mutant, folder / f"{number}.onnx")
-    text = json.dumps({"outcome": finding.outcome, "command": finding.command}, indent=1)
+    noted = worker / "command.json"
+    command = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else None
+    text = json.dumps({"outcome": finding.outcome, "command": command}, indent=1)
     (folder / f"{number}.txt").write_text(f"{text}\n{finding.detail}\n", encoding="utf-8")
 
 

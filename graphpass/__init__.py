@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphpass_runtime.benchmark import Benchmark, Measurement, bench
     from graphpass_runtime.errors import GraphpassError
     from graphpass_runtime.evaluation import Evaluation, evaluate
+    from graphpass_runtime.execution import time_limit
     from graphpass_runtime.metadata import Neuron
     from graphpass_runtime.session import Session
 
@@ -46,6 +47,7 @@ _HOMES = {
     "diagnose": "graphpass.diagnosis.pair",
     "evaluate": "graphpass_runtime.evaluation",
     "inspect": "graphpass.inspection",
+    "time_limit": "graphpass_runtime.execution",
     "verify": "graphpass.verification",
 }
 
@@ -71,6 +73,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "inspect",
+    "time_limit",
     "verify",
 ]
 

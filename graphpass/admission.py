@@ -142,6 +142,17 @@ def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 waiting.extend(graph.node)
 
 
+def lost_attribute(proto: onnx.ModelProto) -> str | None:
+    """An attribute that graphsurgeon drops on reading, or cannot write again."""
+    for node in all_nodes(proto):
+        for attribute in node.attribute:
+            items = _LISTS.get(attribute.type)
+            held = attribute.type in _SINGLE or (items and getattr(attribute, items))
+            if not held and not attribute.ref_attr_name:
+                return f"'{attribute.name}' of {node.op_type} node '{node.name}'"
+    return None
+
+
 def dangling_attribute(proto: onnx.ModelProto) -> str | None:
     """An attribute that stands for one of a function's, in a model without functions."""
     attributes = (attribute for node in all_nodes(proto) for attribute in node.attribute)
@@ -236,6 +247,10 @@ def _not_a_number(array: NDArray[Any], *, finite: bool) -> str | None:
             return "holds values that are not finite"
     return None
 
+
+_KINDS = onnx.AttributeProto
+_SINGLE = (_KINDS.FLOAT, _KINDS.INT, _KINDS.STRING, _KINDS.TENSOR, _KINDS.GRAPH)
+_LISTS = {_KINDS.FLOATS: "floats", _KINDS.INTS: "ints", _KINDS.STRINGS: "strings"}
 
 _BITS = {
     getattr(onnx.TensorProto, name): bits

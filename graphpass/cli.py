@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphpass.commands import bench, convert, demo, diagnose, evaluate, inspect, output, verify
+from graphpass_runtime import execution
 from graphpass_runtime.errors import GraphpassError
 
 
@@ -39,11 +40,21 @@ def _show_plan(error: GraphpassError) -> None:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="graphpass")
-def main() -> None:
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop when ONNX Runtime takes longer for one batch; 0 lets it take as long as it likes.",
+)
+@click.pass_context
+def main(context: click.Context, time_limit: float) -> None:
     """Turn a pretrained ANN into a spiking network: ONNX in, ONNX out.
 
     Start with `graphpass demo`, or with `graphpass inspect MODEL.onnx`.
     """
+    context.with_resource(execution.time_limit(time_limit or None))
 
 
 for module in (convert, evaluate, inspect, verify, diagnose, bench, demo):

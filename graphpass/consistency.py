@@ -6,40 +6,74 @@ left behind by a tool that rewrote the graph.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
 from graphpass.model import Model, infer_shapes
-from graphpass.neurons import Neuron
+from graphpass.neurons import Carrier, Neuron
 from graphpass.plan import recorded_verdicts
 from graphpass.timeflow import TimeType, infer
 from graphpass_runtime.errors import ModelError
-from graphpass_runtime.metadata import Stage
+from graphpass_runtime.metadata import FileRecord, Stage
 
 _FUNCTIONS = {
     Stage.CLIP: (dialect.CLIP_RELU, dialect.CLIP_ABOVE, dialect.QCFS),
     Stage.DAQCFS: (dialect.DAQCFS,),
     Stage.CALIBRATED: (dialect.DAQCFS,),
 }
-_INPUTS = {dialect.CLIP_RELU: 2, dialect.CLIP_ABOVE: 4, dialect.QCFS: 3, dialect.DAQCFS: 5}
 
 
 def check_stage_file(model: Model) -> None:
-    """Compare metadata and graph of a file of stage 1, 2 or 3.
+    """Compare metadata and graph of a file that graphpass wrote; others pass.
 
     Raises:
         ModelError: they do not fit together, or a node cannot be placed in time.
     """
     record = model.record
-    assert record is not None, "a stage file has a record"
+    if record is None:
+        return
+    if record.stage not in (Stage.NORMALISED, Stage.CLIP) and not (record.steps and record.neurons):
+        raise _unfit(model, "it names no neurons, or no number of steps")
+    for neuron in record.neurons:
+        if neuron.levels > (record.steps or 0):
+            raise _unfit(model, f"neuron '{neuron.name}' has {neuron.levels} levels")
+    if record.stage is Stage.SPIKING:
+        _check_spikes(model, record)
+        return
     editing.tidy(model)  # neurons that no output hangs on are none
+    infer_shapes(model)  # what the file says of them is not always so
+    check_sizes(model)
+    if record.stage is not Stage.NORMALISED:
+        _check_neurons(model, record)
+
+
+def _check_spikes(model: Model, record: FileRecord) -> None:
+    """Every function that spikes is a neuron's, and every neuron has its spikes."""
+    tensors = model.graph.tensors()
+    known = {neuron.spikes for neuron in record.neurons}
+    serial = any(neuron.carrier is Carrier.SERIAL for neuron in record.neurons)
+    for node in model.graph.nodes:
+        if editing.is_dialect(node, *dialect.SPIKING):
+            if node.outputs[-1].name not in known:
+                raise _unfit(model, "it names other neurons")
+            _check_parameters(model, node, node.inputs[2 if serial else 1 :])
+    if not serial and not known <= set(tensors):  # those may be inside of a Scan
+        raise _unfit(model, "it names other neurons")
+
+
+def _check_parameters(model: Model, node: gs.Node, parameters: Iterable[gs.Tensor]) -> None:
+    if any(editing.values(tensor) is None for tensor in parameters):
+        raise _unfit(model, f"{editing.describe(node)} lacks a parameter")
+
+
+def _check_neurons(model: Model, record: FileRecord) -> None:
+    """Stages 1 to 3: the same neurons, on the same axes."""
     nodes = [n for n in model.graph.nodes if editing.is_dialect(n, *_FUNCTIONS[record.stage])]
     for node in nodes:
-        constants = [editing.values(tensor) for tensor in node.inputs[1:]]
-        complete = len(node.inputs) == _INPUTS[dialect.family(node.op)]
-        if not complete or any(array is None for array in constants):
-            raise _unfit(model, f"{editing.describe(node)} lacks a parameter")
-    written = {node.outputs[0].name: node for node in nodes if node.outputs}
+        _check_parameters(model, node, node.inputs[1:])
+    written = {node.outputs[0].name: node for node in nodes}
     verdicts = recorded_verdicts(model)
     names = [verdict.name for verdict in verdicts if verdict.status == "converted"]
     if record.stage is not Stage.CLIP:
@@ -48,15 +82,41 @@ def check_stage_file(model: Model) -> None:
             raise _unfit(model, "it names other neurons")
     if not names or len(set(names)) != len(names) or not set(names) <= set(written):
         raise _unfit(model, "it names other neurons")
-    infer_shapes(model)
-    check_sizes(model)
     flow = infer(model, names, islands=any(v.status == "island" for v in verdicts))
     if flow.refused:
         raise ModelError(str(flow.refused[0]), where=model.name)
     for neuron in record.neurons:
-        _check_axes(model, neuron, written[neuron.name], flow.types[neuron.name])
-        if record.steps is None or not 1 <= neuron.levels <= record.steps:
-            raise _unfit(model, f"neuron '{neuron.name}' has {neuron.levels} levels")
+        node = written[neuron.name]
+        if [t.name for t in node.outputs[1:]] != [neuron.potential, neuron.spikes]:
+            raise _unfit(model, f"neuron '{neuron.name}' has other tensors")
+        _check_axes(model, neuron, node, flow.types[neuron.name])
+
+
+def activation_of(model: Model, neuron: Neuron) -> gs.Node:
+    """The activation of an ANN that a neuron stands for.
+
+    Args:
+        model: stage 0 or 1, shapes inferred.
+        neuron: from the record of another file.
+
+    Raises:
+        ModelError: there is none, or none that the neuron can stand for.
+    """
+    for node in model.graph.nodes:
+        if node.outputs and node.outputs[0].name == neuron.name and node.inputs:
+            above = editing.is_dialect(node, dialect.CLIP_ABOVE)
+            shape = node.inputs[0].shape
+            if (
+                shape is not None
+                and _fits(shape, neuron)
+                and (neuron.baseline is not None) == above
+            ):
+                return node
+    raise ModelError(
+        f"writes no activation '{neuron.name}'",
+        where=model.name,
+        remedy="give the ANN that the SNN was converted from",
+    )
 
 
 def check_sizes(model: Model) -> None:
@@ -79,11 +139,17 @@ def check_sizes(model: Model) -> None:
 
 
 def _check_axes(model: Model, neuron: Neuron, node: gs.Node, kind: TimeType) -> None:
-    shape = list(node.inputs[0].shape or ())
-    axis, channels = neuron.channel_axis, neuron.channels
-    fits = axis is None or (0 <= axis < len(shape) and shape[axis] in (channels, None))
-    if kind.batch_axis != neuron.batch_axis or (channels > 1 and (axis is None or not fits)):
+    shape = node.inputs[0].shape
+    if kind.batch_axis != neuron.batch_axis or shape is None or not _fits(shape, neuron):
         raise _unfit(model, f"neuron '{neuron.name}' has other axes or channels")
+
+
+def _fits(shape: Sequence[int | str | None], neuron: Neuron) -> bool:
+    """Can a tensor of this shape be the neuron's current?"""
+    if neuron.batch_axis >= len(shape) or (neuron.channel_axis or 0) >= len(shape):
+        return False
+    size = shape[neuron.channel_axis or 0]
+    return neuron.channels in (1, size) or not isinstance(size, int)
 
 
 def _unfit(model: Model, what: str) -> ModelError:

@@ -92,6 +92,12 @@ def family(name: str) -> str:
     return name.removesuffix(_HALF_EVEN)
 
 
+def arity(name: str) -> tuple[int, int]:
+    """Numbers of inputs and outputs of a function."""
+    inputs, _, outputs = SIGNATURES[family(name)].partition("=>")
+    return inputs.count(",") + 1, outputs.count(",") + 1
+
+
 def with_ties(name: str, ties: Ties) -> str:
     """The function of this family that rounds ties so."""
     if ties is Ties.HALF_UP:

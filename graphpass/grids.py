@@ -68,7 +68,7 @@ class Grid:
     def over(cls, span: Span) -> Grid:
         """256 levels over a span, zero being one of them."""
         low, high = min(span.low, 0.0), max(span.high, 0.0)
-        scale = float(np.float32((high - low) / TOP or 1.0))
+        scale = float(np.float32((high - low) / TOP)) or 1.0
         return cls(scale, round(-low / scale))
 
 

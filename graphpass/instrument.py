@@ -108,6 +108,9 @@ class Instrumented:
         self._steps = record.steps or 1
         pools = {neuron.name: neuron.pools for neuron in other.neurons}
         tensors = model.graph.tensors()
+        for name, neuron in self._neurons.items():
+            if not {neuron.potential, neuron.spikes} <= set(tensors):
+                raise _damaged(model, name, "the file does not show its potential and spikes")
         self._shown = {
             name: _shown(model, neuron, tensors, pools[name][len(neuron.pools) :])
             for name, neuron in self._neurons.items()
@@ -136,9 +139,9 @@ class Instrumented:
             try:
                 own = count_spikes(neuron, spikes, self._steps)
             except ValueError as error:
-                raise self._damaged(name, str(error)) from error
+                raise _damaged(self._model, name, str(error)) from error
             if potential.ndim != own.ndim or potential.shape[axis] < own.shape[axis]:
-                raise self._damaged(name, "its potentials and spikes differ in number")
+                raise _damaged(self._model, name, "its potentials and spikes differ in number")
             counts[name] = np.moveaxis(own, axis, 0)
             # The potential is the same at every step: the first one is enough.
             first = np.take(potential, range(own.shape[axis]), axis=axis)
@@ -154,13 +157,6 @@ class Instrumented:
         return len(own) == len(others) and all(
             mine.ndim == other.ndim and specs[name].fits(other.shape)
             for name, mine, other in zip(self._outputs, own, others, strict=True)
-        )
-
-    def _damaged(self, name: str, what: str) -> ModelError:
-        return ModelError(
-            f"neuron '{name}' is not what the metadata says ({what})",
-            where=self._model.name,
-            remedy="convert the ANN again",
         )
 
     def replay(self, counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float32]]:
@@ -207,8 +203,19 @@ def _level_crossings(model: Model, neurons: Mapping[str, Neuron]) -> dict[str, N
     for node in model.graph.nodes:
         if editing.is_dialect(node, dialect.STAIRCASE_SPIKES, dialect.STAIRCASE_SPIKES_STATIC):
             neuron = by_spikes[node.outputs[-1].name]
-            found[neuron.name] = staircase.crossings_of(node, neuron)
+            try:
+                found[neuron.name] = staircase.crossings_of(node, neuron)
+            except ValueError as error:
+                raise _damaged(model, neuron.name, str(error)) from error
     return found
+
+
+def _damaged(model: Model, neuron: str, what: str) -> ModelError:
+    return ModelError(
+        f"neuron '{neuron}' is not what the metadata says ({what})",
+        where=model.name,
+        remedy="convert the ANN again",
+    )
 
 
 def _fed(name: str) -> str:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from graphpass import editing
 from graphpass.model import Model, to_bytes
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.execution import execute
 from graphpass_runtime.loading import ModelSource
 
 # ONNX Runtime scales sums in float32: a few roundings of numbers up to some hundred levels.
@@ -85,6 +86,7 @@ class IntegerReference:
     """
 
     def __init__(self, model: Model, threads: int | None = None) -> None:
+        self._where = model.name
         self.roundings = roundings_of(model)
         self._outputs = [output.name for output in model.graph.outputs]
         self.layers = sum(_make_exact(model, node) for node in list(model.graph.nodes))
@@ -105,7 +107,10 @@ class IntegerReference:
         """
         levels = {rounding.held: held[rounding.held] for rounding in self.roundings}
         names = [*self._reals.values(), *self._outputs]
-        found = self._session.run(names, {**feeds, **levels})
+        found = execute(
+            lambda options: self._session.run(names, {**feeds, **levels}, options),
+            where=self._where,
+        )
         count = len(self._reals)
         return dict(zip(self._reals, found[:count], strict=True)), found[count:]
 

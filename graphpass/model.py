@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx.numpy_helper
@@ -158,6 +159,13 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
     for element in elements:
         if element.domain == "ai.onnx":  # another word for the standard domain
             element.domain = ""
+    _spell_empty_constants(proto)
+    if (attribute := admission.lost_attribute(proto)) is not None:
+        raise ModelError(
+            f"attribute {attribute} is empty, or of a type that graphpass does not know",
+            where=name,
+            remedy="export the model again, without it",
+        )
     if (attribute := admission.dangling_attribute(proto)) is not None:
         raise ModelError(
             f"attribute '{attribute}' refers to a function's, outside of any function",
@@ -175,8 +183,8 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
         _forget_impossible_sizes(value)
     _spell_weights(proto)
     proto, arrays = large_weights.take_out(proto)
-    for node in proto.graph.node:
-        if node.domain == dialect.DOMAIN and node.op_type not in dialect.FUNCTIONS:
+    for node in admission.all_nodes(proto):
+        if node.domain == dialect.DOMAIN and not _is_known_call(node):
             raise ModelError(
                 f"calls {dialect.DOMAIN}::{node.op_type}, which this version does not know",
                 where=name,
@@ -308,11 +316,28 @@ def _attach_notes(proto: onnx.ModelProto, graph: gs.Graph) -> None:
             setattr(node, _NOTES, NodeNotes(read.doc_string, metadata))
 
 
+def _is_known_call(node: onnx.NodeProto) -> bool:
+    """Is it a function of the dialect, with all its inputs and outputs?"""
+    if node.op_type not in dialect.FUNCTIONS or not (all(node.input) and all(node.output)):
+        return False
+    return (len(node.input), len(node.output)) == dialect.arity(node.op_type)
+
+
 def _forget_impossible_sizes(value: onnx.ValueInfoProto) -> None:
     """Some exporters write -1 for a size that is free."""
     for dim in value.type.tensor_type.shape.dim:
         if dim.HasField("dim_value") and dim.dim_value < 0:
             dim.ClearField("dim_value")
+
+
+def _spell_empty_constants(proto: onnx.ModelProto) -> None:
+    """Write the empty list of a Constant, as of the shape of a scalar, as a tensor."""
+    empty = {"value_ints": np.zeros(0, np.int64), "value_floats": np.zeros(0, np.float32)}
+    for node in admission.all_nodes(proto):
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name in empty and not (attribute.ints or attribute.floats):
+                tensor = onnx.numpy_helper.from_array(empty[attribute.name])
+                attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
 def _spell_weights(proto: onnx.ModelProto) -> None:

@@ -11,6 +11,7 @@ from graphpass.calibration.measuring import Progress
 from graphpass.calibration.rules import RULES
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass_runtime.errors import OptionError
+from graphpass_runtime.metadata import LARGEST_T
 from graphpass_runtime.model_data import Data, PathLike
 from graphpass_runtime.preprocess import Preprocess
 
@@ -22,7 +23,6 @@ ISLANDS = ("forbid", "allow")
 PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
 DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
-LARGEST_T = 1024
 
 
 @dataclass(frozen=True)

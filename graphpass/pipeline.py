@@ -173,8 +173,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         raise ModelError(
             "is an SNN already", where=model.name, remedy="give the ANN, or a stage file"
         )
-    if start in (Stage.CLIP, Stage.DAQCFS, Stage.CALIBRATED):
-        check_stage_file(model)
+    check_stage_file(model)
     run = _Run(ann, model, chosen)
     if start is None:
         stages.normalise(model, run.preprocess_config(), chosen.rounded_currents)

@@ -20,10 +20,11 @@ from graphpass import fanout
 from graphpass.diagnosis.substitution import Substitution, load_ann
 from graphpass.diagnosis.survey import output_errors
 from graphpass.model import infer_shapes, load
-from graphpass.options import LARGEST_T, Options
+from graphpass.options import Options
 from graphpass.pipeline import Conversion, convert
 from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError, OptionError
+from graphpass_runtime.metadata import LARGEST_T
 from graphpass_runtime.model_data import PathLike, open_model_data
 
 # Of the budget: steps to choose from. A train is as long as the largest.

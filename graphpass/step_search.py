@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from graphpass.forms import ALL_FORMS, FORMS
+from graphpass.model import check_before_running
 from graphpass.options import Options
 from graphpass.pipeline import Conversion, convert
 from graphpass_runtime.data import Dataset
@@ -183,4 +184,5 @@ class _Ladder:
 
 
 def _session(path: PathLike, chosen: Options) -> Session:
+    check_before_running(path)
     return Session(path, provider=chosen.provider, threads=chosen.threads)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
 from graphpass.calibration.measuring import Progress, count
+from graphpass.consistency import activation_of, check_stage_file
 from graphpass.instrument import (
     Instrumented,
     Reading,
@@ -126,6 +127,7 @@ def verify(
         OptionError: strict, for form `int8`, whose layers are always judged alone.
     """
     candidate = load(snn)
+    check_stage_file(candidate)
     record = neurons_record(candidate)
     wanted = _reference_model(reference, record)
     options = {"provider": provider, "threads": threads}
@@ -177,6 +179,7 @@ def _batch_size(record: FileRecord) -> int:
 
 def _reference_model(path: PathLike, record: FileRecord) -> Model:
     model = load(path)
+    check_stage_file(model)
     stage = model.record.stage if model.record else None
     if stage in (Stage.DAQCFS, Stage.CALIBRATED, Stage.SPIKING):
         _check_same_neurons(model, record)
@@ -210,14 +213,7 @@ def _rebuilt(model: Model, record: FileRecord) -> Model:
     calibrated, and what the record says must not count.
     """
     bound_for(model, record.neurons)
-    nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
-    for neuron in record.neurons:
-        if neuron.name not in nodes:
-            raise ModelError(
-                f"writes no activation '{neuron.name}'",
-                where=model.name,
-                remedy="give the ANN that the SNN was converted from",
-            )
+    nodes = {neuron.name: activation_of(model, neuron) for neuron in record.neurons}
     neurons = [replace(neuron, carrier=Carrier.COUNT, pools=()) for neuron in record.neurons]
     if all(_is_at_own_levels(nodes[neuron.name], neuron) for neuron in neurons):
         neurons = [_own_quantisation(nodes[neuron.name], neuron) for neuron in neurons]

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from graphpass_runtime.errors import DataError, ModelError
+from graphpass_runtime.errors import DataError
+from graphpass_runtime.execution import execute
 from graphpass_runtime.feeds import Array, describe
 from graphpass_runtime.metadata import State
-from graphpass_runtime.ort_errors import shorten
 from graphpass_runtime.providers import import_onnxruntime
 
 _GRAPH_ID = "gpu_graph_id"  # of ONNX Runtime's run options
@@ -207,12 +207,10 @@ class Bound:
         return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
     def _run(self, binding: Any, options: Any) -> None:
-        try:
+        def run(options: Any) -> None:
             self._session.run_with_iobinding(binding, options)
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise ModelError(
-                f"ONNX Runtime fails while running it ({shorten(str(error))})", where=self._where
-            ) from error
+
+        execute(run, where=self._where, options=options)
 
 
 def _run_options(graph_id: str) -> Any:

@@ -10,8 +10,6 @@ out, without the `onnx` package.
 from __future__ import annotations
 
 import enum
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphpass_runtime import plain_json
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.plain_json import floats, integer, integer_or_none, vector
 
 SCHEMA_VERSION = 1
 PREFIX = "graphpass."
+LARGEST_T = 1024
+
+_POOLS = ("MaxPool", "GlobalMaxPool")
+_LARGEST_RANK = 63
 
 
 class Stage(enum.StrEnum):
@@ -124,15 +128,15 @@ class Neuron:
         """Plain JSON values; float32 written so that reading gives the same bits."""
         return {
             "name": self.name,
-            "threshold": _to_list(self.threshold),
-            "shift": _to_list(self.shift),
-            "amplitude": _to_list(self.amplitude),
+            "threshold": plain_json.numbers(self.threshold),
+            "shift": plain_json.numbers(self.shift),
+            "amplitude": plain_json.numbers(self.amplitude),
             "levels": self.levels,
             "channel_axis": self.channel_axis,
             "batch_axis": self.batch_axis,
             "trained_levels": self.trained_levels,
             "pools": [dict(pool) for pool in self.pools],
-            "baseline": None if self.baseline is None else _to_list(self.baseline),
+            "baseline": None if self.baseline is None else plain_json.numbers(self.baseline),
             "sign": self.sign,
             "carrier": self.carrier.value,
             "ties": self.ties.value,
@@ -148,23 +152,27 @@ class Neuron:
         names = ["threshold", "shift", "amplitude"]
         if values["baseline"] is not None:
             names.append("baseline")
-        with np.errstate(over="ignore"):
-            arrays = {key: np.asarray(values[key], np.float32) for key in names}
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError(f"{', '.join(names)}: not finite")
-        if any(a.ndim != 1 or a.shape != arrays["threshold"].shape for a in arrays.values()):
+        arrays = {key: vector(values[key]) for key in names}
+        if any(a.shape != arrays["threshold"].shape for a in arrays.values()):
             raise ValueError(f"{', '.join(names)}: they differ in shape")
-        if any(not {"op", "attrs"} <= set(pool) for pool in values["pools"]):
-            raise ValueError("a pool lacks its operator or attributes")
-        axis, trained = values["channel_axis"], values["trained_levels"]
+        if not (arrays["threshold"] > 0).all():
+            raise ValueError("a threshold is not positive")
+        pools = tuple(dict(pool) for pool in values["pools"])
+        if any(pool["op"] not in _POOLS or not isinstance(pool["attrs"], dict) for pool in pools):
+            raise ValueError("a pool is none")
+        if values["channel_axis"] in (None, values["batch_axis"]) and arrays["threshold"].size > 1:
+            raise ValueError("channels without an axis")
+        sign = integer(values["sign"], -1, 1)
+        if sign == 0:
+            raise ValueError("sign is 0")
         return cls(
             name=str(values["name"]),
-            levels=int(values["levels"]),
-            channel_axis=None if axis is None else int(axis),
-            batch_axis=int(values["batch_axis"]),
-            trained_levels=None if trained is None else int(trained),
-            pools=tuple(dict(pool) for pool in values["pools"]),
-            sign=int(values["sign"]),
+            levels=integer(values["levels"], 1, LARGEST_T),
+            channel_axis=integer_or_none(values["channel_axis"], 0, _LARGEST_RANK),
+            batch_axis=integer(values["batch_axis"], 0, _LARGEST_RANK),
+            trained_levels=integer_or_none(values["trained_levels"], 1),
+            pools=pools,
+            sign=sign,
             carrier=Carrier(values["carrier"]),
             ties=Ties(values.get("ties", Ties.HALF_UP)),
             **arrays,
@@ -210,26 +218,13 @@ class State:
         Raises:
             KeyError, TypeError, ValueError: when a field is missing or malformed.
         """
-        axis = values["batch_axis"]
+        shape = tuple(integer(size, 1) for size in values["shape"])
         return cls(
             input=str(values["input"]),
             output=str(values["output"]),
-            shape=tuple(int(size) for size in values["shape"]),
-            batch_axis=None if axis is None else int(axis),
+            shape=shape,
+            batch_axis=integer_or_none(values["batch_axis"], 0, len(shape) - 1),
         )
-
-
-def _finite(values: list[Any]) -> tuple[float, ...]:
-    numbers = tuple(map(float, values))
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("a mean is not finite")
-    return numbers
-
-
-def _to_list(array: NDArray[np.float32]) -> list[float]:
-    # str(float32) is the shortest decimal that reads back as the same float32,
-    # about half as long as the float64 spelling.
-    return [float(str(value)) for value in array.astype(np.float32).ravel()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +299,7 @@ class FileRecord:
             "means": {name: list(mean) for name, mean in self.means.items()} or None,
         }
         return {
-            PREFIX + key: value if isinstance(value, str) else _dump(value)
+            PREFIX + key: value if isinstance(value, str) else plain_json.dump(value)
             for key, value in values.items()
             if value is not None
         }
@@ -331,52 +326,55 @@ class FileRecord:
                 remedy="update graphpass, or convert the ANN again",
             )
         try:
-            return cls(
+            record = cls(
                 stage=Stage(own["stage"]),
-                steps=_load(own, "steps", int),
+                steps=integer_or_none(_load(own, "steps", int), 1, LARGEST_T),
                 form=own.get("form"),
                 activations=tuple(dict(v) for v in _load(own, "activations", list) or ()),
                 neurons=tuple(Neuron.from_json(item) for item in _load(own, "neurons", list) or ()),
                 calibration=_load(own, "calibration", dict) or {},
                 preprocess=_load(own, "preprocess", dict),
                 batch_norms={
-                    name: {key: [float(v) for v in values] for key, values in dict(m).items()}
-                    for name, m in (_load(own, "batch_norms", dict) or {}).items()
+                    name: {key: list(floats(found[key])) for key in ("mean", "std")}
+                    for name, found in (_load(own, "batch_norms", dict) or {}).items()
                 },
-                peak_elements=_load(own, "peak_elements", int),
+                peak_elements=integer_or_none(_load(own, "peak_elements", int), 1, 2**63),
                 states=tuple(State.from_json(item) for item in _load(own, "states", list) or ()),
                 precision=own.get("precision"),
                 ranges={
-                    name: (float(low), float(high))
-                    for name, (low, high) in (_load(own, "ranges", dict) or {}).items()
+                    name: _ends(*floats(ends))
+                    for name, ends in (_load(own, "ranges", dict) or {}).items()
                 },
                 means={
-                    name: _finite(mean) for name, mean in (_load(own, "means", dict) or {}).items()
+                    name: floats(mean) for name, mean in (_load(own, "means", dict) or {}).items()
                 },
             )
+            record._check()
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"graphpass metadata is damaged ({type(error).__name__}: {error})",
                 where=where,
                 remedy="convert the ANN again",
             ) from error
+        return record
+
+    def _check(self) -> None:
+        """Do the neurons agree with each other?
+
+        Raises:
+            ValueError: they do not.
+        """
+        if len({neuron.name for neuron in self.neurons}) != len(self.neurons):
+            raise ValueError("a neuron is given twice")
+        if len({neuron.carrier for neuron in self.neurons}) > 1:
+            raise ValueError("neurons send different things")
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is not finite")
-    return value
+def _ends(low: float, high: float) -> tuple[float, float]:
+    if low > high:
+        raise ValueError("a range ends before it begins")
+    return low, high
 
 
 def _load(own: Mapping[str, str], key: str, kind: type) -> Any:
-    if key not in own:
-        return None
-    value = json.loads(own[key], parse_constant=_number, parse_float=_number)
-    if not isinstance(value, kind):
-        raise TypeError(f"{key} is not a {kind.__name__}")
-    return value
+    return plain_json.load(own[key], kind) if key in own else None

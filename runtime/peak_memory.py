@@ -58,9 +58,14 @@ def peak_memory(
             *(sys.executable, "-m", "graphpass_runtime.peak_memory"),
             *(os.fspath(model), os.fspath(inputs), str(threads or 0), provider),
         ]
-        done = subprocess.run(  # noqa: S603 - this interpreter and this module
-            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - this interpreter and this module
+                command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(
+                f"its memory cannot be measured within {_TIMEOUT} s", where=str(model)
+            ) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise ModelError(f"its memory cannot be measured ({lines[-1][:200]})", where=str(model))

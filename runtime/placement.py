@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphpass_runtime.errors import ModelError
+from graphpass_runtime.execution import execute
 from graphpass_runtime.feeds import Array
 from graphpass_runtime.loading import ModelSource
-from graphpass_runtime.ort_errors import shorten
 
 _KERNEL = "_kernel_time"
 
@@ -81,12 +80,8 @@ def measure_placement(source: ModelSource, feeds: Mapping[str, Array]) -> Placem
         session, _ = source.create(profile=Path(folder) / "profile")
         try:
             # The first run allocates and tunes; the second is the one that is read.
-            session.run(None, dict(feeds))
-            session.run(None, dict(feeds))
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise ModelError(
-                f"ONNX Runtime fails while running it ({shorten(str(error))})", where=source.where
-            ) from error
+            for _ in range(2):
+                execute(lambda options: session.run(None, feeds, options), where=source.where)
         finally:
             path = Path(session.end_profiling())
         return Placement(read_profile(json.loads(path.read_text(encoding="utf-8"))))

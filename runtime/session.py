@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass_runtime.device_io import Bound, device_of
-from graphpass_runtime.errors import DataError, GraphpassError, ModelError, OptionError
+from graphpass_runtime.errors import DataError, ModelError, OptionError
+from graphpass_runtime.execution import execute
 from graphpass_runtime.feeds import (
     Array,
     Chunk,
@@ -25,7 +26,6 @@ from graphpass_runtime.feeds import (
 )
 from graphpass_runtime.loading import ModelSource, describe_session
 from graphpass_runtime.metadata import FileRecord, Neuron
-from graphpass_runtime.ort_errors import shorten
 from graphpass_runtime.placement import Placement, measure_placement
 from graphpass_runtime.spikes import count_spikes, sum_per_channel
 from graphpass_runtime.stepping import Stepper
@@ -368,12 +368,6 @@ class Session:
         )
 
     def _execute(self, session: Any, names: list[str], chunk: Chunk) -> dict[str, Array]:
-        try:
-            results = session.run(names, {**chunk.feeds, **self._weights})
-            return dict(zip(names, results, strict=True))
-        except GraphpassError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise ModelError(
-                f"ONNX Runtime fails while running it ({shorten(str(error))})", where=self.where
-            ) from error
+        fed = {**chunk.feeds, **self._weights}
+        found = execute(lambda options: session.run(names, fed, options), where=self.where)
+        return dict(zip(names, found, strict=True))

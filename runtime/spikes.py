@@ -23,12 +23,14 @@ def count_spikes(neuron: Neuron, spikes: Array, steps: int) -> NDArray[np.int32]
         int32 counts, shaped like `spikes` but with N rows on the batch axis.
 
     Raises:
-        ValueError: the tensor does not have the axes that the record names.
+        ValueError: the tensor does not have the axes, or channels, that the record names.
     """
     axis = neuron.batch_axis
     axes = (axis, 0 if neuron.channel_axis is None else neuron.channel_axis)
     if not all(0 <= each < spikes.ndim for each in axes):
         raise ValueError("it lacks an axis")
+    if neuron.channels not in (1, spikes.shape[axes[1]]):
+        raise ValueError("it has other channels")
     if neuron.carrier is not Carrier.TRAIN:
         # Counts may travel as floats; they are whole numbers all the same.
         whole: Array = np.rint(spikes) if spikes.dtype.kind == "f" else spikes

@@ -45,8 +45,13 @@ class Stepper:
         self._batched = tuple(batched)
         self._summed = frozenset(summed)
 
-    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """Outputs after T steps from states at zero, in the order of `names`."""
+    def run(
+        self, names: Sequence[str], feeds: Mapping[str, Array], _options: Any = None
+    ) -> list[Array]:
+        """Outputs after T steps from states at zero, in the order of `names`.
+
+        Run options are not looked at: every step is a run with its own.
+        """
         totals: dict[str, Array] = {}
 
         def add(outputs: list[Array]) -> None:

@@ -72,18 +72,25 @@ def of_op(proto, op):
     ("change", "words"),
     [
         (neurons(lambda n: n.update(name="elsewhere")), "names other neurons"),
-        (neurons(lambda n: n.update(batch_axis=1)), "has other axes"),
+        (neurons(lambda n: n.update(batch_axis=2)), "has other axes"),
+        (neurons(lambda n: n.update(batch_axis=1)), "channels without an axis"),
         (neurons(lambda n: n.update(channel_axis=2)), "has other axes"),
-        (neurons(lambda n: n.update(channel_axis=None)), "has other axes"),
+        (neurons(lambda n: n.update(channel_axis=None)), "channels without an axis"),
         (neurons(lambda n: n.update(channel_axis=17)), "has other axes"),
         (neurons(lambda n: n.update(levels=5)), "5 levels"),
-        (neurons(lambda n: n.update(levels=0)), "0 levels"),
+        (neurons(lambda n: n.update(levels=0)), "out of range"),
+        (neurons(lambda n: n.update(levels=2.5)), "no whole number"),
+        (neurons(lambda n: n.update(sign=True)), "no whole number"),
+        (neurons(lambda n: n.update(sign=0)), "sign is 0"),
+        (neurons(lambda n: n["threshold"].__setitem__(0, 0)), "not positive"),
         (neurons(lambda n: n["threshold"].pop()), "differ in shape"),
         (neurons(lambda n: n.update(threshold=[1e39] * len(n["threshold"]))), "not finite"),
-        (neurons(lambda n: n.update(pools=[{}])), "a pool lacks"),
-        (entry("neurons", "[]"), "names other neurons"),
+        (neurons(lambda n: n.update(pools=[{}])), "metadata is damaged"),
+        (neurons(lambda n: n.update(pools=[{"op": "Conv", "attrs": {}}])), "a pool is none"),
+        (entry("neurons", "[]"), "names no neurons"),
         (entry("neurons", "[" * 10_000), "metadata is damaged"),
         (entry("steps", "3"), "4 levels"),
+        (entry("steps", "null"), "is not a int"),
         (entry("steps", "1e999"), "not finite"),
         (entry("steps", "9" * 5000), "metadata is damaged"),
         (entry("stage", "5-gone"), "metadata is damaged"),
@@ -104,7 +111,7 @@ def test_more_steps_than_there_may_be(carry_on):
     def change(proto, props):
         props["graphpass.steps"] = "1000000000"
 
-    assert "1000000000 time-steps" in carry_on("3-calibrated", change)
+    assert "1000000000 is out of range" in carry_on("3-calibrated", change)
 
 
 def test_neuron_given_twice(carry_on):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import onnx
 from google.protobuf.message import DecodeError
 
-from mutations import around, insertions, nesting, nodes, weights
+from mutations import around, data, insertions, nesting, nodes, weights
 from mutations.base import MUTATIONS, Rng, pick
 
-__all__ = ["around", "insertions", "mutate", "nesting", "nodes", "weights"]
+__all__ = ["around", "data", "insertions", "mutate", "nesting", "nodes", "weights"]
 
 
 def mutate(content: bytes, rng: Rng) -> bytes:

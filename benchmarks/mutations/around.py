@@ -6,7 +6,7 @@ import json
 
 from onnx import ModelProto
 
-from mutations.base import NAMES, NUMBERS, Rng, any_name, mutation, pick
+from mutations.base import NAMES, NUMBERS, Rng, any_name, mutation, often, pick
 
 _JSON = (
     "", "{", "null", "[]", "{}", "NaN", "-1", "0", "1e999", "1e400", '"x"', "true", "[null]", "[1]",
@@ -70,7 +70,7 @@ def _change_versions(proto: ModelProto, rng: Rng) -> None:
         pick(proto.opset_import, rng).version = int(rng.integers(0, 30))
 
 
-@mutation
+@often
 def _change_metadata(proto: ModelProto, rng: Rng) -> None:
     """What graphpass writes about a file, and others' entries."""
     props = proto.metadata_props

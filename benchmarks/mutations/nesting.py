@@ -79,6 +79,51 @@ def _add_subgraph(proto: ModelProto, rng: Rng) -> None:
     node.attribute.append(helper.make_attribute("else_branch", other))
 
 
+@mutation
+def _add_loop(proto: ModelProto, rng: Rng) -> None:
+    """A Loop around a node: never run, a few times, or for ever."""
+    node = any_node(proto, rng)
+    if not node.input or not node.output:
+        return
+    moved = NodeProto()
+    moved.CopyFrom(node)
+    moved.input[0], moved.output[0] = "carried", "carried_on"
+    kept = helper.make_node("Identity", ["more"], ["more_on"])
+    inputs = [helper.make_tensor_value_info(n, t, ()) for n, t in (("i", 7), ("more", 9))]
+    outputs = [helper.make_tensor_value_info("more_on", 9, ())]
+    states = [helper.make_tensor_value_info(n, 1, None) for n in ("carried", "carried_on")]
+    body = helper.make_graph(
+        [kept, moved], "body", [*inputs, states[0]], [*outputs, states[1]]
+    )  # fmt: skip
+    count, forever = int(pick((0, 1, 3, 2**62), rng)), rng.random() < 0.3
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(count), "trips"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(True), "more_first"))
+    trips = "" if forever else "trips"
+    node.CopyFrom(
+        helper.make_node("Loop", [trips, "more_first", node.input[0]], [node.output[0]], body=body)
+    )
+
+
+@mutation
+def _through_another_type(proto: ModelProto, rng: Rng) -> None:
+    """A tensor goes through a sequence, an optional or a string."""
+    node = any_node(proto, rng)
+    if not node.input:
+        return
+    name = node.input[0]
+    way = pick((("SequenceConstruct", "SequenceAt"), ("Optional", "OptionalGetElement")), rng)
+    proto.graph.node.insert(0, helper.make_node(way[0], [name], ["wrapped"]))
+    first = helper.make_node("Constant", [], ["first"], value_int=0)
+    proto.graph.node.insert(1, first)
+    at = ["wrapped", "first"] if way[1] == "SequenceAt" else ["wrapped"]
+    proto.graph.node.insert(2, helper.make_node(way[1], at, ["unwrapped"]))
+    node.input[0] = "unwrapped"
+    if rng.random() < 0.3:
+        proto.graph.output.append(
+            helper.make_tensor_sequence_value_info("wrapped", 1, None)
+        )  # fmt: skip
+
+
 def _branch(nodes: list[NodeProto], outputs: list[str]) -> GraphProto:
     values = [helper.make_tensor_value_info(name, 1, None) for name in outputs]
     return helper.make_graph(nodes, "branch", [], values)

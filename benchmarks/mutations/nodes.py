@@ -21,7 +21,7 @@ _ATTRIBUTES = (
 
 @mutation
 def _change_operator(proto: ModelProto, rng: Rng) -> None:
-    any_node(proto, rng).op_type = pick(_OPS, rng)
+    any_node(proto, rng).op_type = pick((*_OPS, *(f.name for f in proto.functions)), rng)
 
 
 @mutation
@@ -61,6 +61,29 @@ def _new_attribute(name: str, rng: Rng) -> AttributeProto:
     reference = AttributeProto(name=name, type=AttributeProto.INT, ref_attr_name="nothing")
     wrong = AttributeProto(name=name, type=int(rng.integers(0, 14)), i=3)  # type: ignore[arg-type]
     return pick((integer, integer, real, text, padding, many, many, reference, wrong), rng)
+
+
+@mutation
+def _swap_attributes(proto: ModelProto, rng: Rng) -> None:
+    """Two nodes exchange all attributes, or one gets another's beside its own."""
+    one, other = any_node(proto, rng), any_node(proto, rng)
+    kept, given = list(one.attribute), list(other.attribute)
+    if rng.random() < 0.5:
+        del other.attribute[:]
+        other.attribute.extend(kept)
+        del one.attribute[:]
+    one.attribute.extend(given)
+
+
+@mutation
+def _empty_attribute(proto: ModelProto, rng: Rng) -> None:
+    """A list without items, maybe of no type."""
+    node = any_node(proto, rng)
+    kind = pick((AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS, 0), rng)
+    name = pick([a.name for a in node.attribute] or _ATTRIBUTES, rng)
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, AttributeProto(name=name, type=kind)])
 
 
 @mutation
@@ -126,6 +149,18 @@ def _rename(proto: ModelProto, rng: Rng) -> None:
     for value in (*proto.graph.initializer, *proto.graph.output, *proto.graph.input):
         if everywhere and value.name == old:
             value.name = new
+
+
+@mutation
+def _collide(proto: ModelProto, rng: Rng) -> None:
+    """An output gets the name of another tensor, or its readers with it."""
+    node, other = any_node(proto, rng), any_name(proto, rng)
+    if node.output:
+        index = int(rng.integers(len(node.output)))
+        if rng.random() < 0.5:
+            for reader in proto.graph.node:
+                reader.input[:] = [other if n == node.output[index] else n for n in reader.input]
+        node.output[index] = other
 
 
 @mutation

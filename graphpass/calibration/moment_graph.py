@@ -44,23 +44,12 @@ class Known:
 
 
 def recorded(model: Model) -> dict[str, Known]:
-    """What stage 0 recorded of every BatchNormalization, where it is finite.
-
-    Raises:
-        ModelError: the record of a stage file is damaged.
-    """
+    """What stage 0 recorded of every BatchNormalization."""
     assert model.record is not None, "stage 0 has a record"
     known = {}
     for name, found in model.record.batch_norms.items():
-        try:
-            mean, std = (np.asarray(found[key], np.float64).reshape(-1) for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the statistics of '{name}' are damaged",
-                where=model.name,
-                remedy="convert the ANN again",
-            ) from error
-        if mean.shape == std.shape and np.isfinite([mean, std]).all():
+        mean, std = (np.asarray(found[key], np.float64) for key in ("mean", "std"))
+        if mean.shape == std.shape:
             known[name] = Known(Moments(mean, std), 1)
     return known
 
@@ -84,13 +73,20 @@ def currents(
         all that reads the activation.
 
     Raises:
-        ModelError: the moments of a current cannot be had; names the node.
+        ModelError: the moments of a current cannot be had, or are not finite; names the node.
     """
     build = _Build(model, known)
     wanted = {name: build.current(name) for name in channel_axes}
     tensors = list(dict.fromkeys(wanted.values()))  # two activations may read one current
     session = open_session(build.finish(tensors))
     found = session.run(build.feeds, [part for tensor in tensors for part in parts(tensor)])
+    for name, tensor in wanted.items():
+        if not all(np.isfinite(found[part]).all() for part in parts(tensor)):
+            raise ModelError(
+                f"the estimated mean or spread of the current of '{name}' is not finite",
+                where=model.name,
+                remedy="check the weights, or measure them: another --threshold, with --data",
+            )
     return {
         name: _over_positions([found[part] for part in parts(tensor)], channel_axes[name])
         for name, tensor in wanted.items()

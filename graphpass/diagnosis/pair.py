@@ -16,6 +16,7 @@ from graphpass.diagnosis.report import Diagnosis
 from graphpass.diagnosis.substitution import Feeds, Substitution, View, load_ann
 from graphpass.diagnosis.survey import Counts, survey
 from graphpass.forms import FORMS
+from graphpass.model import check_before_running
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.evaluation import evaluate
@@ -60,6 +61,8 @@ def diagnose(
         ModelError: the SNN has no neurons, or was not made from this ANN.
         DataError: data that does not fit.
     """
+    for path in (snn, ann):
+        check_before_running(path)
     open_session = partial(Session, provider=provider, threads=threads)
     session = open_session(snn)
     record = session.record

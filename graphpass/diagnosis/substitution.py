@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import dialect, editing, stages
+from graphpass.consistency import activation_of, check_stage_file
 from graphpass.model import Model, infer_shapes, load, to_proto
 from graphpass.neurons import Carrier, Neuron, daqcfs
 from graphpass.passes.bound_functions import bound_for
@@ -116,7 +117,7 @@ class Substitution:
     @staticmethod
     def _split(ann: Model, neuron: Neuron) -> tuple[str, str, str, str]:
         """Put the neuron beside its activation; names of the tensors of its `View`."""
-        node = _activation(ann, neuron)
+        node = activation_of(ann, neuron)
         current, flows = node.inputs[0], node.outputs[0]
         shape = flows.shape
         kept = gs.Variable(f"{neuron.name}/ann", _FLOAT, shape)
@@ -164,19 +165,9 @@ def load_ann(path: PathLike) -> Model:
             where=model.name,
             remedy="give the ANN that the SNN was converted from",
         )
+    check_stage_file(model)
     infer_shapes(model)
     return model
-
-
-def _activation(ann: Model, neuron: Neuron) -> gs.Node:
-    for node in ann.graph.nodes:
-        if node.outputs and node.outputs[0].name == neuron.name:
-            return node
-    raise ModelError(
-        f"writes no activation '{neuron.name}'",
-        where=ann.name,
-        remedy="give the ANN that the SNN was converted from",
-    )
 
 
 def _fitting(elements: int, most: int) -> int:

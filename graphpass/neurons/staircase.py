@@ -91,10 +91,17 @@ def _along(crossings: Array, shape: Shape, batch_axis: int, neuron: Neuron) -> A
 
 
 def crossings_of(node: gs.Node, neuron: Neuron) -> Array:
-    """Level crossings ``[T, C]`` of a node that `build` made, in ascending order."""
+    """Level crossings ``[T, C]`` of a node that `build` made, in ascending order.
+
+    Raises:
+        ValueError: there are not as many.
+    """
     beside = np.asarray(editing.values(node.inputs[1]), np.float32)
     by_step = np.moveaxis(beside, neuron.batch_axis, 0)
-    return by_step.reshape(len(by_step), -1)[::-1][: neuron.levels]
+    found = by_step.reshape(len(by_step), -1)[::-1][: neuron.levels]
+    if found.shape[0] != neuron.levels or found.shape[1] not in (1, neuron.channels):
+        raise ValueError(f"{found.shape} level crossings")
+    return found
 
 
 def potential(currents: Array, crossings: Array, channel_axis: int | None) -> Array:

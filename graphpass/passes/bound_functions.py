@@ -16,6 +16,7 @@ from graphpass.model import Model
 from graphpass.neurons import Neuron, parameters
 from graphpass.passes.base import Pass
 from graphpass.regions import Region, find_regions
+from graphpass_runtime.errors import ModelError
 
 _INHIBITORY = "/inhibitory"
 _EXCITATORY = "/excitatory"  # where the name of the activation is that of an output
@@ -73,13 +74,34 @@ def bound_for(model: Model, neurons: Iterable[Neuron]) -> None:
     Args:
         model: stage 0, or stage 1, which has them.
         neurons: of a later stage of the same conversion.
+
+    Raises:
+        ModelError: they are not those of the ANN's functions.
     """
     bounds = {
         neuron.name: Bounds(neuron.baseline, neuron.threshold, neuron.channel_axis)
         for neuron in neurons
         if neuron.baseline is not None
     }
+    for region in find_regions(model).values() if bounds else ():
+        names = neuron_names(model, region)
+        found = [bounds[name] for name in names if name in bounds]
+        if found and not (len(found) == len(names) and all(_fits(region, one) for one in found)):
+            raise ModelError(
+                f"has other neurons behind '{region.sink.name}' than the SNN",
+                where=model.name,
+                remedy="give the ANN that the SNN was converted from",
+            )
     BoundFunctions(bounds)(model)
+
+
+def _fits(region: Region, bounds: Bounds) -> bool:
+    """Can a function have these bounds?"""
+    shape, axis = region.source.shape, bounds.axis
+    if axis is None:
+        return region.axis is None
+    known = axis < len(shape) and region.axis in (None, axis)
+    return known and (bounds.floor.size in (1, shape[axis]) or not isinstance(shape[axis], int))
 
 
 def pieces(model: Model, region: Region) -> tuple[Piece, ...]:

@@ -13,6 +13,7 @@ from graphpass.model import Model
 from graphpass.passes.base import Pass
 from graphpass_runtime.providers import import_onnxruntime
 
+_LOOPS = ("Loop", "Scan")
 _LARGEST_BYTES = 1 << 28  # a file of a few bytes may ask for a constant of any size
 
 
@@ -122,9 +123,12 @@ def _foreign_apart(nodes: Iterable[gs.Node]) -> Iterator[None]:
 
 
 def _is_excluded(node: gs.Node) -> bool:
-    """Random numbers, operators that ONNX Runtime may not know, and integer weights."""
+    """Random numbers, loops that may have no end, foreign operators, and integer weights."""
     random = str(node.op).startswith(("Random", "Bernoulli", "Multinomial"))
-    return random or not editing.is_standard(node, node.op) or _spells_weights(node)
+    bodies = node.subgraphs(recursive=True)
+    looping = any(n.op in _LOOPS for n in [node, *(n for body in bodies for n in body.nodes)])
+    foreign = not editing.is_standard(node, node.op)  # which ONNX Runtime may not know
+    return random or looping or foreign or _spells_weights(node)
 
 
 def _spells_weights(node: gs.Node) -> bool:

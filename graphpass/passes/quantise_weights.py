@@ -6,6 +6,7 @@ runtime can run the file, and ONNX Runtime joins them to integer kernels when it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ MOST_STEPS = grids.TOP
 # QuantizeLinear rounds half to even. Two float32 steps less than 1 lift every exact tie up.
 _HALF_UP = np.float32(1.0 - 2.0**-22)
 _SMALLEST_SCALE = 2.0**-60
+# Of what is summed up for an average to what is written; ONNX Runtime refuses 2^-32 and 2^8.
+_LEAST_RATIO, _MOST_RATIO = 2.0**-31, 2.0**7
 _LARGEST_BIAS = 2.0**30
 
 
@@ -87,7 +90,8 @@ class _Quantiser:
                 if integer and index == 0 and grids.is_integer_layer(node):
                     mean = self._means.get(tensor.name)
                     _quantise_layer(self._model, node, self._stored[id(tensor)][1], mean)
-                node.inputs[index] = self._read(tensor)
+                apart = self._computes_in_float(node, self._stored[id(tensor)][1])
+                node.inputs[index] = self._cast(tensor) if apart else self._read(tensor)
         for output in node.outputs:
             if id(output) in self._plan.held:
                 self._hold(output)
@@ -108,6 +112,38 @@ class _Quantiser:
         name = editing.fresh_name(self._model, f"{held.name}/read")
         value = gs.Variable(name, np.dtype(np.float32), tensor.shape)
         self._append("DequantizeLinear", [held, *self._scale(held.name, grid)], value)
+        return value
+
+    def _computes_in_float(self, node: gs.Node, grid: Grid) -> bool:
+        """Must ONNX Runtime not see that a node stands between integers?
+
+        It would round the weights of a layer by one scale, whatever their channels, and take
+        a kernel for averages that refuses scales too far apart.
+        """
+        if id(node) not in self._plan.integer:
+            return editing.is_standard(node, *weights.LAYERS)
+        if not editing.is_standard(node, "GlobalAveragePool"):
+            return False
+        source, output = node.inputs[0], node.outputs[0]
+        written = self._plan.grid(output, self._levels) if id(output) in self._plan.held else Grid()
+        sizes = [size for size in (source.shape or ())[2:] if isinstance(size, int)]
+        ratio = grid.scale / (written.scale * math.prod(sizes))
+        return not _LEAST_RATIO <= ratio <= _MOST_RATIO
+
+    def _cast(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The same as `_read`, in other operators."""
+        held, grid = self._stored[id(tensor)]
+        name = editing.fresh_name(self._model, f"{held.name}/cast")
+        parts = [("Sub", grid.zero), ("Mul", grid.scale)]
+        steps = [(op, by) for op, by in parts if by != (1.0 if op == "Mul" else 0)]
+        value = gs.Variable(name, np.dtype(np.float32), tensor.shape)
+        cast = gs.Node("Cast", name, {"to": 1}, inputs=[held], outputs=[value])
+        self._model.graph.nodes.append(cast)
+        for op, by in steps:
+            constant = self._constant(f"{name}/{op}", np.float32(by))
+            result = gs.Variable(f"{name}/{op}/output", np.dtype(np.float32), tensor.shape)
+            self._append(op, [value, constant], result)
+            value = result
         return value
 
     def _round(self, node: gs.Node) -> None:

@@ -31,9 +31,9 @@ def _sizes(session: Session) -> list[int]:
     sizes: list[int] = []
     inner = session._ort
 
-    def run(names: list[str], feeds: dict[str, Any]) -> Any:
+    def run(names: list[str], feeds: dict[str, Any], options: Any) -> Any:
         sizes.append(len(feeds["x"]))
-        return inner.run(names, feeds)
+        return inner.run(names, feeds, options)
 
     session._ort = SimpleNamespace(run=run)
     return sizes
