@@ -117,8 +117,8 @@ def _diagnose(place: Place, rng: np.random.Generator) -> list[str]:
 
 def _bench(place: Place, rng: np.random.Generator) -> list[str]:
     models = pick(([place.mutant], [place.base, place.mutant]), rng)
-    data = _run(place, rng) if rng.random() < 0.5 else ["--threads", "1"]
-    return ["bench", *map(str, models), "--repeat", "2", "--batch", "2", *data]
+    data = _data(place, rng) if rng.random() < 0.5 else []
+    return ["bench", *map(str, models), "--repeat", "2", "--batch", "2", "--threads", "1", *data]
 
 
 def _convert(place: Place, rng: np.random.Generator) -> list[str]:
@@ -141,13 +141,14 @@ def _convert(place: Place, rng: np.random.Generator) -> list[str]:
 
 def _run(place: Place, rng: np.random.Generator) -> list[str]:
     """What running the network on data needs; some of the data is hostile."""
-    data = place.base.with_suffix(".npz")
-    options = ["--threads", "1"]
-    if rng.random() < _HOSTILE_DATA:
-        folder = place.mutant.parent
-        data = hostile_data(data, folder, rng)
-        options += hostile_preprocess(place.mutant, rng)
-    return ["--data", str(data), *options]
+    described = hostile_preprocess(place.mutant, rng) if rng.random() < _HOSTILE_DATA else []
+    return [*_data(place, rng), "--threads", "1", *described]
+
+
+def _data(place: Place, rng: np.random.Generator) -> list[str]:
+    path = place.base.with_suffix(".npz")
+    hostile = rng.random() < _HOSTILE_DATA
+    return ["--data", str(hostile_data(path, place.mutant.parent, rng) if hostile else path)]
 
 
 _has_torch = importlib.util.find_spec("torch") is not None

@@ -231,6 +231,8 @@ def _is_at_own_levels(node: gs.Node, neuron: Neuron) -> bool:
 
 def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
     theta = np.asarray(editing.values(node.inputs[1]), np.float32).ravel()
+    if theta.size not in (1, neuron.channels):
+        return daqcfs_like
     theta = np.broadcast_to(theta, neuron.threshold.shape).copy()
     return replace(
         neuron,
@@ -259,7 +261,8 @@ def _compare(
         scale = np.maximum(np.maximum(1.0, np.abs(u)), _cancelled(neuron, expected, size)[judged])
         apart = np.abs(expected.counts[name] - found.counts[name]).reshape(size, -1)[judged]
         # At a tie two counts are possible, next to each other.
-        near = (np.abs(u - np.rint(u)) <= NEAR * scale) & (apart == 1)
+        with np.errstate(invalid="ignore"):  # a potential that is not finite is near no tie
+            near = (np.abs(u - np.rint(u)) <= NEAR * scale) & (apart == 1)
         ties, unexplained = int(near.sum()), int((~near).sum())
         result.origin_near_tie += ties
         result.origin_unexplained += unexplained

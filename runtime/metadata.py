@@ -158,7 +158,7 @@ class Neuron:
         if not (arrays["threshold"] > 0).all():
             raise ValueError("a threshold is not positive")
         pools = tuple(dict(pool) for pool in values["pools"])
-        if any(pool["op"] not in _POOLS or not isinstance(pool["attrs"], dict) for pool in pools):
+        if not all(pool["op"] in _POOLS and _are_attributes(pool["attrs"]) for pool in pools):
             raise ValueError("a pool is none")
         if values["channel_axis"] in (None, values["batch_axis"]) and arrays["threshold"].size > 1:
             raise ValueError("channels without an axis")
@@ -350,7 +350,7 @@ class FileRecord:
                 },
             )
             record._check()
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"graphpass metadata is damaged ({type(error).__name__}: {error})",
                 where=where,
@@ -368,6 +368,13 @@ class FileRecord:
             raise ValueError("a neuron is given twice")
         if len({neuron.carrier for neuron in self.neurons}) > 1:
             raise ValueError("neurons send different things")
+
+
+def _are_attributes(values: Any) -> bool:
+    """Can a MaxPool have these: numbers, words, and lists of numbers?"""
+    lists = [value for value in values.values() if not isinstance(value, int | str)]
+    whole = all(isinstance(item, int) for value in lists for item in value)
+    return whole and all(isinstance(value, list) and value for value in lists)
 
 
 def _ends(low: float, high: float) -> tuple[float, float]:

@@ -87,6 +87,11 @@ def of_op(proto, op):
         (neurons(lambda n: n.update(threshold=[1e39] * len(n["threshold"]))), "not finite"),
         (neurons(lambda n: n.update(pools=[{}])), "metadata is damaged"),
         (neurons(lambda n: n.update(pools=[{"op": "Conv", "attrs": {}}])), "a pool is none"),
+        (neurons(lambda n: n.update(pools=[{"op": "MaxPool", "attrs": None}])), "is damaged"),
+        (
+            neurons(lambda n: n.update(pools=[{"op": "MaxPool", "attrs": {"pads": []}}])),
+            "a pool is none",
+        ),
         (entry("neurons", "[]"), "names no neurons"),
         (entry("neurons", "[" * 10_000), "metadata is damaged"),
         (entry("steps", "3"), "4 levels"),

@@ -142,3 +142,13 @@ def test_rounding_is_judged_by_its_distance_from_a_tie() -> None:
     assert rounding.judge(real, held) == (1, 3)
     edge = np.array([0.25 + 0.4 * NEAR_LEVEL, 0.25 + 0.6 * NEAR_LEVEL], np.float32)
     assert rounding.judge(edge, np.array([10, 10], np.uint8)) == (1, 1)
+
+
+def test_network_that_does_not_run_is_one_line(write_model: Write) -> None:
+    path = write_model(
+        "net (float[N, 2] x) => (float[2, 2] y) { y = MatMul (x, w) }",
+        {"w": np.eye(2, dtype=np.float32)},
+    )
+    reference = IntegerReference(load(path))
+    with pytest.raises(ModelError, match="ONNX Runtime fails while running it"):
+        reference.run({"x": np.ones((3, 5), np.float32)}, {})

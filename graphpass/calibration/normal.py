@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from graphpass.calibration.histogram import BINS, Histogram
 from graphpass.calibration.moments import Moments, Vector
+from graphpass_runtime.errors import ModelError
 
 # Phi between grid points is interpolated; the error is below 1e-7.
 _GRID = np.linspace(-8.0, 8.0, 16385)
@@ -48,7 +49,15 @@ def histogram(moments: Moments, bound: NDArray[np.floating[Any]]) -> Histogram:
     Args:
         moments: of the current, ``[C]``.
         bound: upper end of the last bin, ``[C]``; the tail above is counted in it.
+
+    Raises:
+        ModelError: the moments are not finite.
     """
+    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.spread).all()):
+        raise ModelError(
+            "the mean or the spread of a current is not finite",
+            remedy="check weights and data, or use another --threshold",
+        )
     edges = bound.astype(np.float64)[:, None] * (np.arange(BINS + 1) / BINS)
     spread = np.maximum(moments.spread, np.finfo(np.float32).tiny)[:, None]
     standardised = (edges - moments.mean[:, None]) / spread

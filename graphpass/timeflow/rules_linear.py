@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from graphpass.timeflow.broadcasting import along_channels, broadcast
 from graphpass.timeflow.types import Kind, Refusal, TimeType
-from graphpass.timeflow.view import PER_SAMPLE, UNLIKE_MEANS, Verdict, View, kind_of, rule
+from graphpass.timeflow.view import (
+    PER_SAMPLE,
+    UNLIKE_MEANS,
+    Verdict,
+    View,
+    kind_of,
+    not_finite,
+    rule,
+)
 
 
 @rule("Identity", "Dropout", "Neg", "Cast")
@@ -30,6 +38,8 @@ def add(view: View) -> Verdict:
     The maximum of a train and a constant for each channel is found at the same places.
     """
     result = broadcast(view)
+    if view.varying and (refusal := not_finite(view)) is not None:
+        return refusal
     if isinstance(result, Refusal) or len(view.varying) != 1 or len(view.types) != 2:
         return result
     (index,) = view.varying

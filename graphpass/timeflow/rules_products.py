@@ -12,6 +12,7 @@ from graphpass.timeflow.view import (
     View,
     kind_of,
     moved,
+    not_finite,
     not_understood,
     rule,
 )
@@ -53,6 +54,8 @@ def _scaled(view: View) -> Verdict:
     result = broadcast(view)
     if isinstance(result, Refusal) or not view.varying:
         return result
+    if (refusal := not_finite(view)) is not None:
+        return refusal
     (index,) = view.varying
     source = view.type(index)
     factor = view.constant(1 - index)

@@ -146,3 +146,16 @@ def moved(kind: TimeType, place: Any) -> TimeType:
         channel_axis=channel_axis,
         poolable=kind.poolable and not lost,
     )
+
+
+def not_finite(view: View) -> Refusal | None:
+    """A sum, product or quotient that makes currents infinite: no neuron can be charged so."""
+    for index in range(len(view.node.inputs)):
+        array = view.constant(index)
+        if array is None or array.dtype.kind != "f":
+            continue
+        with np.errstate(all="ignore"):
+            divided = view.node.op == "Div" and index == 1 and not np.isfinite(1 / array).all()
+        if divided or not np.isfinite(array).all():
+            return Refusal("computes with zero or infinity", "mend the constants of the model")
+    return None

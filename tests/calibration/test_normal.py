@@ -9,6 +9,7 @@ import pytest
 
 from graphpass.calibration import normal, threshold_rules
 from graphpass.calibration.moments import Moments
+from graphpass_runtime.errors import ModelError
 
 DRAWS = 400_000
 
@@ -65,3 +66,9 @@ def test_largest_of_several(count: int):
     mean, spread = normal.largest_of(count)
     assert mean == pytest.approx(draws.mean(), abs=0.01)
     assert spread == pytest.approx(draws.std(), abs=0.01)
+
+
+@pytest.mark.parametrize("moments", [Moments(np.zeros(2), np.array([1, np.nan]))])
+def test_moments_that_are_not_finite_are_refused(moments):
+    with pytest.raises(ModelError, match="spread of a current is not finite"):
+        normal.histogram(moments, np.ones(2))

@@ -6,8 +6,15 @@ import pytest
 
 from graphpass import dialect, editing
 from graphpass.model import from_proto, infer_shapes, to_bytes, to_proto
-from graphpass.passes.bound_functions import BoundFunctions, bounds_between, neuron_names
+from graphpass.passes.bound_functions import (
+    BoundFunctions,
+    bound_for,
+    bounds_between,
+    neuron_names,
+)
 from graphpass.regions import find_regions
+from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import Neuron
 
 K = (
     "float three = {3.0}, float zero = {0.0}, float six = {6.0}, float half = {0.5},"
@@ -116,3 +123,24 @@ def test_a_range_is_never_much_narrower_than_its_values():
     (bounds,) = bounds_between(model, region, low, high, 1).values()
     assert bounds.threshold[0] == np.float32(2 * 2.0**-6)  # tanh spans 2
     np.testing.assert_allclose(bounds.threshold[1], 2 * np.tanh(1), rtol=1e-6)
+
+
+def neuron(name, size, **changes):
+    ones = np.ones(size, np.float32)
+    values = {"levels": 4, "channel_axis": 1, "baseline": ones, **changes}
+    return Neuron(name, ones, ones, ones, **values)
+
+
+@pytest.mark.parametrize(
+    "neurons",
+    [
+        [neuron("a", 2)],  # and none for where the function falls
+        [neuron("a", 2), neuron("a/inhibitory", 3)],
+        [neuron("a", 2), neuron("a/inhibitory", 2, channel_axis=4)],
+    ],
+)
+def test_neurons_of_another_network_are_refused(bench, neurons):
+    body = "f = HardSigmoid (x) a = Mul (f, x) y = Conv (a, k)"
+    model = bench.model(bench.with_functions(net(body)))
+    with pytest.raises(ModelError, match="other neurons behind 'a'"):
+        bound_for(model, neurons)

@@ -131,3 +131,9 @@ def test_command_prints_json_and_a_table(models: list[Path]) -> None:
     assert "large.onnx" in table.stdout
     missing = CliRunner().invoke(main, ["bench", "none.onnx"])
     assert missing.exit_code == 2
+
+
+def test_a_process_that_takes_too_long(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphpass_runtime.peak_memory._TIMEOUT", 0.01)
+    with pytest.raises(GraphpassError, match=r"memory cannot be measured within 0\.01 s"):
+        peak_memory(models[0], {})
