@@ -338,7 +338,7 @@ class FileRecord:
                     name: {key: list(floats(found[key])) for key in ("mean", "std")}
                     for name, found in (_load(own, "batch_norms", dict) or {}).items()
                 },
-                peak_elements=integer_or_none(_load(own, "peak_elements", int), 1, 2**63),
+                peak_elements=integer_or_none(_load(own, "peak_elements", int), 1, 2**63 - 1),
                 states=tuple(State.from_json(item) for item in _load(own, "states", list) or ()),
                 precision=own.get("precision"),
                 ranges={

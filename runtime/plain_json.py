@@ -23,8 +23,8 @@ def dump(value: Any) -> str:
 
 
 def load(text: str, kind: type) -> Any:
-    """A value of this kind, all its numbers finite."""
-    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    """A value of this kind, all its numbers finite, and whole ones of 64 bits."""
+    value = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     if not isinstance(value, kind):
         raise TypeError(f"{text[:20]} is not a {kind.__name__}")
     return value
@@ -72,4 +72,11 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not finite")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 2**63:  # which no float may hold, nor print
+        raise ValueError("a whole number of more than 64 bits")
     return value

@@ -44,7 +44,10 @@ def test_vectors_are_read_to_the_bit() -> None:
     assert np.array_equal(plain_json.vector(plain_json.numbers(array)), array)
 
 
-@pytest.mark.parametrize("text", ["NaN", "[1e999]", "[-Infinity]", "{", "[]", '"x"', "9" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    ["NaN", "[1e999]", "[-Infinity]", "{", "[]", '"x"', "9" * 5000, '{"a": 1' + "0" * 30 + "}"],
+)
 def test_no_object_of_finite_numbers(text: str) -> None:
     with pytest.raises((TypeError, ValueError)):
         plain_json.load(text, dict)
