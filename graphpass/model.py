@@ -21,6 +21,7 @@ import onnx.inliner
 import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from graphpass import admission, dialect, files, large_weights, shape_inference
@@ -332,7 +333,10 @@ def _forget_impossible_sizes(value: onnx.ValueInfoProto) -> None:
 
 def _spell_empty_constants(proto: onnx.ModelProto) -> None:
     """Write the empty list of a Constant, as of the shape of a scalar, as a tensor."""
-    empty = {"value_ints": np.zeros(0, np.int64), "value_floats": np.zeros(0, np.float32)}
+    empty: dict[str, NDArray[Any]] = {
+        "value_ints": np.zeros(0, np.int64),
+        "value_floats": np.zeros(0, np.float32),
+    }
     for node in admission.all_nodes(proto):
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name in empty and not (attribute.ints or attribute.floats):
