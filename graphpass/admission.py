@@ -7,7 +7,7 @@ the standard gives them, shapes fit together, and every weight holds the data th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
     Raises:
         ModelError: it is not valid, or a weight does not hold what it announces.
     """
-    check_functions(proto, path)
+    check_runnable(proto, path)
     if (text := _undecodable(proto)) is not None:
         raise ModelError(
             f"{text} is not UTF-8",
@@ -86,11 +86,15 @@ def _checker_says(proto: onnx.ModelProto) -> str | None:
     return None
 
 
-def check_functions(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse functions that nobody could write out: a few lines may ask for any number of nodes.
+def check_runnable(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse what ONNX Runtime does not come back from, busy for ever or crashed.
+
+    Functions that nobody could write out: a few lines may ask for any number of nodes. And
+    operands left out of operators that take any number of them, directly or through a function.
 
     Raises:
-        ModelError: they stand for too many nodes, or call each other in a circle.
+        ModelError: functions stand for too many nodes, or call each other in a circle; or an
+            operand is missing.
     """
     if _expanded(proto) > _MOST_NODES:
         raise ModelError(
@@ -98,6 +102,37 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
             where=str(path),
             remedy="export the model without functions",
         )
+    if (node := _without_operand(proto)) is not None:
+        raise ModelError(
+            f"{node.op_type} node '{node.name}' leaves out an operand",
+            where=str(path),
+            remedy="export the model again",
+        )
+
+
+def _without_operand(proto: onnx.ModelProto) -> onnx.NodeProto | None:
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    for node in all_nodes(proto):
+        if _takes_any_of(node, {""}):
+            return node
+        called = functions.get((node.domain, node.op_type))
+        if called is not None:
+            given = dict(zip(called.input, node.input, strict=False))
+            missing = {name for name in called.input if not given.get(name)}
+            if any(_takes_any_of(inner, missing) for inner in called.node):
+                return node
+    return None
+
+
+def _takes_any_of(node: onnx.NodeProto, names: Set[str]) -> bool:
+    """Is one of these among the operands of an operator that takes any number?"""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return False
+    inputs = onnx.defs.get_schema(node.op_type).inputs
+    variadic = (
+        bool(inputs) and inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    )
+    return variadic and not names.isdisjoint(node.input[len(inputs) - 1 :])
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

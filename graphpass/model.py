@@ -101,18 +101,18 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def check_before_running(path: str | os.PathLike[str]) -> None:
-    """Refuse what would keep ONNX Runtime busy for ever while it only loads.
+    """Refuse what ONNX Runtime would not come back from.
 
     For commands that run a file without compiling it. Other damage is for ONNX Runtime to find.
 
     Raises:
-        ModelError: see `admission.check_functions`.
+        ModelError: see `admission.check_runnable`.
     """
     try:
         proto = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (DecodeError, OSError):
         return
-    admission.check_functions(proto, Path(path))
+    admission.check_runnable(proto, Path(path))
 
 
 def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None = None) -> Model:

@@ -6,7 +6,7 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 
-from graphpass.model import from_proto, to_proto
+from graphpass.model import check_before_running, from_proto, load, to_proto
 from graphpass_runtime.errors import ModelError
 
 
@@ -45,3 +45,28 @@ def test_empty_constant_is_the_shape_of_a_scalar():
     (found,) = session.run(None, {"x": np.arange(4, dtype=np.float32)})
     assert found.shape == ()
     assert found == 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N,3] x) => (float[N,3] y) { y = Sum (x, , x) }",
+        "g (float[N,3] x) => (float[N,3] y) { y = own.bounded (x) }"
+        ' <domain: "own", opset_import: ["": 17]> bounded (a, b) => (c) { c = Min (b, a) }',
+    ],
+)
+def test_operands_left_out_crash_onnx_runtime(text, tmp_path):
+    onnx.save(parse(text, ', "own": 1'), tmp_path / "model.onnx")
+    for read in (load, check_before_running):
+        with pytest.raises(ModelError, match="leaves out an operand"):
+            read(tmp_path / "model.onnx")
+
+
+def test_optional_operands_may_be_left_out(tmp_path):
+    text = (
+        "g (float[N,3] x) => (float[N,3] y) { y = own.cut (x, , x) }"
+        ' <domain: "own", opset_import: ["": 17]>'
+        " cut (a, b, d) => (c) { e = Clip (a, b) c = Add (e, d) }"
+    )
+    onnx.save(parse(text, ', "own": 1'), tmp_path / "model.onnx")
+    check_before_running(tmp_path / "model.onnx")
