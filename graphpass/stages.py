@@ -55,6 +55,8 @@ from graphpass.timeflow import TimeFlow, infer
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 
+_MOST_ELEMENTS = 2**62  # sizes come from files: the product of some may be anything
+
 # Sizes that became constants make floats constant, and these again sizes.
 _FOLDS = [
     FoldConstants(),
@@ -352,4 +354,4 @@ def _peak_elements(flow: TimeFlow, steps: int) -> int | None:
         if all(isinstance(size, int) for size in features):
             repeats = steps if kind.varies else 1
             sizes.append(math.prod(features) * kind.inner * repeats)
-    return max(sizes, default=None)
+    return min(max(sizes), _MOST_ELEMENTS) if sizes else None

@@ -19,6 +19,8 @@ from graphpass_runtime.errors import ModelError
 
 _BOUNDED = (dialect.CLIP_RELU, dialect.CLIP_ABOVE, dialect.QCFS)
 
+_MOST_LEVELS = 2**31  # of an integer type
+
 
 class QuantiseActivations(Pass):
     """ClipReLU, ClipAbove and QCFS become DA-QCFS at T levels: shift 0, amplitude theta/T.
@@ -80,11 +82,18 @@ class QuantiseActivations(Pass):
             levels=levels,
             channel_axis=kind.channel_axis if count > 1 else None,
             batch_axis=kind.batch_axis,
-            trained_levels=None if trained is None else round(trained),
+            trained_levels=_whole(trained),
             ties=dialect.ties_of(node.op),
             baseline=_per_channel(limits[1], count) if above else None,
             sign=round(float(limits[0])) if above else 1,
         )
+
+
+def _whole(levels: float | None) -> int | None:
+    """Levels that a network can have been trained with: what a file says may be any number."""
+    if levels is None or not 1 <= levels < _MOST_LEVELS:
+        return None
+    return round(levels)
 
 
 def _per_channel(threshold: NDArray[Any], channels: int) -> NDArray[np.float32]:

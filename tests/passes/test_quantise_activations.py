@@ -8,6 +8,7 @@ from graphpass.model import to_proto
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.timeflow import infer
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.metadata import FileRecord
 
 WEIGHTS = (
     "float theta = {1.5}, float[3,1,1] thetas = {0.5, 1.0, 1.5}, float[1,3,1,1] thetas4 ="
@@ -101,3 +102,12 @@ def test_threshold_of_zero_or_less_is_refused(bench, theta):
     _, model, make = quantise(bench, text)
     with pytest.raises(ModelError, match="threshold of zero or less"):
         make()(model)
+
+
+@pytest.mark.parametrize("levels", [1e30, 0.25])
+def test_impossible_levels_are_not_written_down(bench, levels):
+    _, model, make = quantise(bench, net("QCFS (a, theta, T)").replace("{4.0}", f"{{{levels}}}"))
+    make()(model)
+    (neuron,) = model.record.neurons
+    assert neuron.trained_levels is None
+    assert FileRecord.from_props(model.record.to_props()) is not None
