@@ -225,14 +225,14 @@ def _rebuilt(model: Model, record: FileRecord) -> Model:
 
 
 def _is_at_own_levels(node: gs.Node, neuron: Neuron) -> bool:
-    quantised = editing.is_dialect(node, dialect.QCFS)
-    return quantised and editing.scalar(node.inputs[2]) == neuron.levels
+    if not editing.is_dialect(node, dialect.QCFS):
+        return False
+    known = np.size(editing.values(node.inputs[1])) in (1, neuron.channels)
+    return known and editing.scalar(node.inputs[2]) == neuron.levels
 
 
 def _own_quantisation(node: gs.Node, neuron: Neuron) -> Neuron:
     theta = np.asarray(editing.values(node.inputs[1]), np.float32).ravel()
-    if theta.size not in (1, neuron.channels):
-        return daqcfs_like
     theta = np.broadcast_to(theta, neuron.threshold.shape).copy()
     return replace(
         neuron,
