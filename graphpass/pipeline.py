@@ -24,13 +24,13 @@ from graphpass.diagnosis import Diagnosis
 from graphpass.diagnosis.conversion import diagnose_conversion
 from graphpass.files import check_writable
 from graphpass.model import Model, copied, load, save, to_proto
-from graphpass.options import LARGEST_T, Options
+from graphpass.options import Options
 from graphpass.passes.recognise_quantiser import RAISED
 from graphpass.plan import Activation, Plan, RefusedConversion, make_plan, recorded_verdicts
 from graphpass.running import open_session
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError, OptionError, OutputError
-from graphpass_runtime.metadata import FileRecord, Stage
+from graphpass_runtime.metadata import LARGEST_T, FileRecord, Stage
 from graphpass_runtime.model_data import PathLike, find_preprocess, open_model_data
 from graphpass_runtime.session import Session
 

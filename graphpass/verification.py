@@ -227,7 +227,7 @@ def _rebuilt(model: Model, record: FileRecord) -> Model:
 def _is_at_own_levels(node: gs.Node, neuron: Neuron) -> bool:
     if not editing.is_dialect(node, dialect.QCFS):
         return False
-    known = np.size(editing.values(node.inputs[1])) in (1, neuron.channels)
+    known = np.asarray(editing.values(node.inputs[1])).size in (1, neuron.channels)
     return known and editing.scalar(node.inputs[2]) == neuron.levels
 
 
