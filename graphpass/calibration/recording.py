@@ -20,6 +20,7 @@ from graphpass.calibration.reference import (
     neurons_of,
     ranks_of,
     reference_net,
+    unbounded_of,
 )
 from graphpass.calibration.sampling import sample, sample_name
 from graphpass.model import Model
@@ -36,6 +37,8 @@ class Recording:
 
     Attributes:
         neurons: the neurons of stage 2.
+        unbounded: the neurons whose thresholds so far are the largest currents recorded, and
+            no bound that the network has of its own.
         histograms: distribution of each current's positive part.
         paired: moments of every current on some batches, by the batch's number.
         trials: the first of these batches, with the reference's outputs.
@@ -44,6 +47,7 @@ class Recording:
     """
 
     neurons: dict[str, Neuron]
+    unbounded: frozenset[str]
     histograms: dict[str, Histogram]
     paired: dict[int, RawMoments] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
@@ -71,7 +75,9 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     session = measuring.open_session(_recording_net(model, neurons))
     names = [name for n in neurons for name in (sample_name(n), *statistics.moment_names(n))]
     result = Recording(
-        neurons, {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()}
+        neurons,
+        unbounded_of(model),
+        {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()},
     )
     stride = _stride(measuring.data.samples, measuring.batch)
     for index, feeds in enumerate(measuring.batches("recording currents")):

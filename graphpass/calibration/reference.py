@@ -11,6 +11,7 @@ from graphpass import dialect
 from graphpass.calibration import statistics
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
+from graphpass.plan import recorded_verdicts
 
 _CLIP_INPUTS = 11  # the opset from which on Clip's bounds are inputs
 
@@ -19,6 +20,16 @@ def neurons_of(model: Model) -> dict[str, Neuron]:
     """The neurons of stage 2, by name, in topological order."""
     assert model.record is not None, "stage 2 has neurons"
     return {neuron.name: neuron for neuron in model.record.neurons}
+
+
+def unbounded_of(model: Model) -> frozenset[str]:
+    """The neurons of stage 2 whose bound was measured: those of no Clip and no quantiser."""
+    clips = {verdict.name for verdict in recorded_verdicts(model) if verdict.operator == "Clip"}
+    return frozenset(
+        name
+        for name, neuron in neurons_of(model).items()
+        if name not in clips and neuron.trained_levels is None
+    )
 
 
 def ranks_of(model: Model) -> dict[str, int]:

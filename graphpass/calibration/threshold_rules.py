@@ -3,7 +3,8 @@
 With y = max(z, 0) and n = Clip(Floor(T y / theta + 1/2), 0, T), the amplitude a that
 makes E (y - a n)^2 least is E[y n] / E[n^2], and what is left is
 E[y^2] - E[y n]^2 / E[n^2] (least squares). Thresholds are given as shares of the largest
-current, the upper end of the histogram.
+current, the upper end of the histogram. Where the network itself does not bound the current,
+larger ones than were recorded are reckoned with (`tails`), and a share may exceed 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphpass.calibration import normal
+from graphpass.calibration import normal, tails
 from graphpass.calibration.histogram import BINS, Histogram
 from graphpass.calibration.moments import Moments, Vector
 
@@ -22,15 +23,23 @@ PERCENT = 99.9
 # Candidates for theta as shares of the largest current. At one time-step the best
 # threshold of a half-normal current is about a quarter of its maximum.
 _SHARES = np.geomspace(0.04, 1.0, 96)
+_ABOVE = np.geomspace(1.0, 4.0, 42)[1:]  # where larger currents may come
 
 
-def squared_error(histogram: Histogram, levels: int) -> Vector:
+def squared_error(histogram: Histogram, levels: int, unseen: Vector | None = None) -> Vector:
     """Share of the largest current that leaves the least squared error, ``[C]``.
 
-    A channel that never fired gets 1.
+    Args:
+        histogram: of the current.
+        levels: T.
+        unseen: currents above the bound that may come (`tails.unseen`); None if none can.
+
+    Returns:
+        The shares; a channel that never fired gets 1.
     """
-    error = _left(histogram, levels)
-    return np.where(histogram.counts.any(axis=1), _SHARES[error.argmin(axis=1)], 1.0)
+    candidates = _SHARES if unseen is None else np.concatenate([_SHARES, _ABOVE])
+    error = _left(histogram, levels, candidates, unseen)
+    return np.where(histogram.counts.any(axis=1), candidates[error.argmin(axis=1)], 1.0)
 
 
 def percentile(histogram: Histogram, percent: float) -> Vector:
@@ -47,7 +56,7 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
     A channel that never fired gets theta/T.
     """
     values = (np.arange(BINS) + 0.5) / BINS
-    counts = np.clip(np.floor(values * levels / share[:, None] + 0.5), 0, levels)
+    counts = _counts(values, levels, share[:, None])
     product = (histogram.counts * values * counts).sum(axis=1) * histogram.bound
     square = (histogram.counts * counts**2).sum(axis=1)
     regular = share * histogram.bound / levels
@@ -55,24 +64,36 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
     return amplitudes
 
 
-def _left(histogram: Histogram, levels: int) -> Vector:
+def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Vector | None) -> Vector:
     """Squared error that is left for every candidate, ``[C, candidates]``, up to a scale."""
-    values = (np.arange(BINS) + 0.5) / BINS
-    counts = np.clip(np.floor(values[:, None] * levels / _SHARES + 0.5), 0, levels)
     weights = histogram.counts.astype(np.float64)
-    product = weights @ (values[:, None] * counts)
-    square = weights @ counts**2
+    values = ((np.arange(BINS) + 0.5) / BINS)[:, None]
+    counts = _counts(values, levels, candidates)
+    product, square = weights @ (values * counts), weights @ counts**2
+    energy = weights @ values**2
+    for value in () if unseen is None else unseen.T[:, :, None]:
+        counts = _counts(value, levels, candidates)
+        product += tails.MASS * value * counts
+        square += tails.MASS * counts**2
+        energy += tails.MASS * value**2
     gained = np.divide(product**2, square, out=np.zeros_like(square), where=square > 0)
-    energy: Vector = (weights @ values**2)[:, None] - gained
-    return energy
+    left: Vector = energy - gained
+    return left
 
 
-#: Rules by name: from the distribution and the moments of the current, and T, to shares.
-RULES: dict[str, Callable[[Histogram, Moments, int], Vector]] = {
-    "max": lambda seen, _moments, _levels: np.ones(seen.bound.size),
-    "percentile": lambda seen, _moments, _levels: percentile(seen, PERCENT),
-    "mse": lambda seen, _moments, levels: squared_error(seen, levels),
-    "gaussian": lambda seen, moments, levels: squared_error(
+def _counts(values: Vector, levels: int, shares: Vector) -> Vector:
+    return np.clip(np.floor(values * levels / shares + 0.5), 0, levels)
+
+
+#: A rule of thresholds: from the distribution and the moments of the current, T, and what is
+#: above the distribution, to shares.
+Rule = Callable[[Histogram, Moments, int, Vector | None], Vector]
+
+RULES: dict[str, Rule] = {
+    "max": lambda seen, _moments, _levels, _unseen: np.ones(seen.bound.size),
+    "percentile": lambda seen, _moments, _levels, _unseen: percentile(seen, PERCENT),
+    "mse": lambda seen, _moments, levels, unseen: squared_error(seen, levels, unseen),
+    "gaussian": lambda seen, moments, levels, _unseen: squared_error(
         normal.histogram(moments, seen.bound), levels
     ),
 }
