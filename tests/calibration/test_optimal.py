@@ -123,3 +123,56 @@ def test_threshold_belongs_to_optimal(calibrate, batches, tmp_path):
             calibrate=calibrate,
             threshold="max",
         )
+
+
+#: Inputs without positions: 32 of them show 32 currents of each neuron.
+DENSE = """g (float[N,16] x) => (float[N,8] y) {
+    a = MatMul(x, w1)
+    r = Relu(a)
+    b = MatMul(r, w2)
+    c = Clip(b, zero, top)
+    y = MatMul(c, w3)
+}"""
+
+
+@pytest.fixture
+def dense(write_model) -> Path:
+    rng = np.random.default_rng(3)
+    shapes = {"w1": (16, 64), "w2": (64, 64), "w3": (64, 8)}
+    weights = {k: rng.normal(size=s, scale=s[0] ** -0.5) for k, s in shapes.items()}
+    numbers = {"zero": 0.0, "top": 1.0}
+    return write_model(DENSE, {k: np.float32(v) for k, v in (weights | numbers).items()})
+
+
+@pytest.fixture
+def few() -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+    """32 inputs to calibrate with, and others."""
+    drawn = np.random.default_rng(5).normal(size=(532, 16)).astype(np.float32)
+    return [{"x": row[None]} for row in drawn[:32]], drawn[32:]
+
+
+def test_room_above_the_largest_current_only_where_the_net_sets_no_bound(dense, few, tmp_path):
+    recorded = {}
+    for rule, options in {"none": {"calibrate": "none"}, "mse": {"threshold": "mse"}}.items():
+        result = convert(
+            *(dense, tmp_path / "snn.onnx"),
+            **{"steps": 64, "data": few[0], "first_activation": "spiking", **options},
+        )
+        recorded[rule] = {neuron.name: neuron.threshold for neuron in result.record.neurons}
+    assert (recorded["mse"]["r"] > 1.1 * recorded["none"]["r"]).mean() > 0.5
+    assert (recorded["mse"]["c"] > 1.02 * recorded["none"]["c"]).mean() < 0.1
+
+
+def test_few_inputs_leave_less_error_than_clipping_at_the_largest(dense, few, tmp_path):
+    wanted = next(iter(Session(dense).run({"x": few[1]}).values()))
+    errors = {}
+    for threshold in ("blend", "max"):
+        output = tmp_path / f"{threshold}.onnx"
+        convert(
+            *(dense, output),
+            **{"steps": 64, "data": few[0], "first_activation": "spiking"},
+            threshold=threshold,
+        )
+        found = next(iter(Session(output).run({"x": few[1]}).values()))
+        errors[threshold] = float(np.linalg.norm(found - wanted))
+    assert errors["blend"] < 0.6 * errors["max"]
