@@ -77,7 +77,7 @@ def _parts(model: SharedModel, folder: Path, time: int, samples: int) -> Iterato
         )
         composition = Composition(ann, stages / "1-clip.onnx", data, samples)
         stage2, measuring = composition.stage2(time)
-        seen = recording.record(stage2, measuring, optimal.TRIAL_SAMPLES)
+        seen = recording.record(stage2, measuring, max(optimal.TRIAL_SAMPLES))
         matcher = matching.Matcher(stage2, seen.neurons, measuring)
         for rule in optimal.THRESHOLDS:
             shares = _shares(seen, rule, matcher, measuring)

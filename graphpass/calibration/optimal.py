@@ -39,7 +39,7 @@ THRESHOLDS = (BLEND, *threshold_rules.RULES)
 # benchmark's networks, on training images, 0 to 0.25 were best but for MobileNetV2 at T = 16
 # (0.5): the steps are finer there.
 BLENDS = (0.0, 0.125, 0.25, 0.5, 1.0)
-TRIAL_SAMPLES = 64  # images that the blend is chosen on
+TRIAL_SAMPLES = (32, 64)  # images that the blend is chosen on: at least, and at most
 
 
 def calibrate(
@@ -59,7 +59,7 @@ def calibrate(
         counted by their share of a pass.
     """
     blends = threshold == BLEND
-    seen = recording.record(model, measuring, TRIAL_SAMPLES if blends else 0)
+    seen = recording.record(model, measuring, _trials_of(measuring.data.samples) if blends else 0)
     matcher = matching.Matcher(model, seen.neurons, measuring)
     shares = threshold_shares(seen, "mse" if blends else threshold)
     summary: dict[str, Any] = {
@@ -78,6 +78,12 @@ def calibrate(
     trials = len(errors) * seen.kept / max(1, seen.samples)
     summary["passes"] = round(2 + trials, 2)
     return tuple(matching.matched(n, *moments[n.name]) for n in chosen.values()), summary
+
+
+def _trials_of(samples: int | None) -> int:
+    """An eighth of the images, so that the trials cost less than a pass."""
+    fewest, most = TRIAL_SAMPLES
+    return most if samples is None else min(most, max(fewest, samples // 8))
 
 
 def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:

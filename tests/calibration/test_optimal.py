@@ -74,7 +74,7 @@ def test_trials_end_where_the_error_rises(monkeypatch):
     class Matcher:
         def output_error(self, blend, _trials):
             tried.append(blend)
-            return {0.0: np.inf, 0.25: 0.3, 0.5: 0.3, 0.75: 0.4, 1.0: 0.1}[blend]
+            return {0.0: np.inf, 0.125: 0.3, 0.25: 0.3, 0.5: 0.4, 1.0: 0.1}[blend]
 
     monkeypatch.setattr(optimal, "blended", lambda _shares, blend: blend)
     monkeypatch.setattr(optimal, "with_thresholds", lambda _seen, blend: blend)
@@ -82,8 +82,8 @@ def test_trials_end_where_the_error_rises(monkeypatch):
     measuring = SimpleNamespace(progress=lambda _title, _total: told.append)
     seen = SimpleNamespace(kept=32, trials=[])
     best, errors = optimal.best_blend(seen, {}, Matcher(), measuring)
-    assert (best, list(errors)) == (0.5, tried)
-    assert tried == [0.0, 0.25, 0.5, 0.75]
+    assert (best, list(errors)) == (0.25, tried)
+    assert tried == [0.0, 0.125, 0.25, 0.5]
     assert sum(told) == len(optimal.BLENDS) * 32  # the progress bar ends full
 
 

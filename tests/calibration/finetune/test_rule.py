@@ -74,7 +74,8 @@ def test_summary_says_what_was_learned_and_what_it_cost(finetuned):
     assert f"epoch {summary['best_epoch']} of {summary['epochs']}" in result.advice()
     # Each epoch runs the teacher once, and the student once forwards and once backwards.
     learned = summary["epochs"] * 0.9 * 4 + (summary["epochs"] + 1) * 0.1 * 2
-    assert summary["passes"] == pytest.approx(learned + 2.5, abs=0.02)
+    # Before, the closed form: two passes, and two blends tried on a tenth of the images.
+    assert summary["passes"] == pytest.approx(learned + 2.2, abs=0.02)
 
 
 def test_weights_changed_and_steps_did_not(finetuned):
