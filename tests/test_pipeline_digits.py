@@ -211,7 +211,7 @@ def test_qcfs_thresholds_are_those_that_were_trained(name: str, tmp_path: Path) 
 
 def test_qcfs_at_other_levels_needs_data(digits_npz: tuple[Path, Path], tmp_path: Path) -> None:
     ann = digits_model_path("digits_qcfs_l8")
-    with pytest.raises(DataError, match="needed.*--data, or --steps 8, which is lossless, or"):
+    with pytest.raises(DataError, match=r"needed.*--data, or --steps 8, which is lossless, or"):
         convert(ann, tmp_path / "snn.onnx", steps=4, calibrate="paper")
     assert list(tmp_path.iterdir()) == []
     plain = convert(ann, tmp_path / "plain.onnx", steps=4, calibrate="none").record
