@@ -42,7 +42,7 @@ def mean_excess(histogram: Histogram) -> Vector:
 
     def ranked(rank: int) -> Vector:
         place = BINS - 0.5 - (at_least < rank).sum(axis=1)
-        return np.maximum(place, 0.0) / BINS
+        return np.asarray(np.maximum(place, 0.0) / BINS)
 
     largest = np.mean([ranked(rank) for rank in range(1, _LARGEST + 1)], axis=0)
     return np.asarray(largest - ranked(_LARGEST + 1))
