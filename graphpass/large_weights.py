@@ -8,6 +8,7 @@ session (`as_inputs`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,7 +143,7 @@ def take_out(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Array]]:
 
 def attach(graph: gs.Graph) -> None:
     """Give the constants of an editing view that was read from references their arrays."""
-    for tensor in _constants(graph):
+    for tensor in _constants(graph, *graph.subgraphs(recursive=True)):
         held = tensor._values
         if isinstance(held, LazyValues) and is_reference(held.tensor):
             tensor.values = array_of(held.tensor)
@@ -151,11 +152,17 @@ def attach(graph: gs.Graph) -> None:
 
 @contextmanager
 def referring(graph: gs.Graph) -> Iterator[None]:
-    """While the block lasts, an export of the editing view has references."""
+    """While the block lasts, an export of the editing view has references.
+
+    Weights that bodies of control flow read are written in each of them, and stay as they are.
+    """
+    in_bodies = {id(tensor) for tensor in _constants(*graph.subgraphs(recursive=True))}
     large = {
         id(tensor): (tensor, tensor.values)
         for tensor in _constants(graph)
-        if isinstance(tensor._values, np.ndarray) and tensor.values.nbytes > SMALL
+        if isinstance(tensor._values, np.ndarray)
+        and tensor.values.nbytes > SMALL
+        and id(tensor) not in in_bodies
     }
     try:
         for tensor, array in large.values():
@@ -205,8 +212,9 @@ def as_inputs(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]
     return reading, fed
 
 
-def _constants(graph: gs.Graph) -> list[gs.Constant]:
-    return [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+def _constants(*graphs: gs.Graph) -> list[gs.Constant]:
+    tensors = itertools.chain.from_iterable(graph.tensors().values() for graph in graphs)
+    return [tensor for tensor in tensors if isinstance(tensor, gs.Constant)]
 
 
 def _reference(name: str, array: Array) -> onnx.TensorProto:

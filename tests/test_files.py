@@ -159,6 +159,25 @@ class TestLargeWeights:
             to_bytes(load(ann))
 
 
+def test_weights_that_bodies_read_too(write_model: Callable[..., Path]) -> None:
+    text = (
+        "g (float[N,40] x, bool more) => (float[N,40] y) { a = MatMul (x, w) y = If (more) <"
+        " then_branch = t () => (float[N,40] p) { p = MatMul (a, w) },"
+        " else_branch = e () => (float[N,40] q) { q = MatMul (a, v) }> }"
+    )
+    rng = np.random.default_rng(0)
+    path = write_model(text, {name: rng.normal(size=(40, 40)).astype(np.float32) for name in "wv"})
+    model = load(path)
+    bodies = model.graph.subgraphs(recursive=True)
+    inside = [t for body in bodies for t in body.tensors().values() if t.name in "wv"]
+    assert [tensor.values.shape for tensor in inside] == [(40, 40)] * 2
+    content = to_bytes(model)
+    for more in (False, True):
+        feeds = {"x": np.ones((3, 40), np.float32), "more": np.array(more)}
+        wanted, found = Session(path).run(feeds)["y"], Session(content).run(feeds)["y"]
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_large_and_small_convert_alike(
     digits_npz: Npz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

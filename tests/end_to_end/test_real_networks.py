@@ -147,7 +147,8 @@ def test_batch_norm_folds_to_the_exporters_network(shared_data: Path, tmp_path: 
             steps=4,
             data=shared_data / "cifar10/train.npz",
             samples=20,
+            calibrate="none",  # what is learned from spikes differs where a rounding decides
         ).record
         found.append(record.neurons)
     for folded, kept in zip(*found, strict=True):
-        np.testing.assert_allclose(folded.threshold, kept.threshold, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(folded.threshold, kept.threshold, rtol=1e-4, atol=1e-5)
