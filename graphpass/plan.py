@@ -239,6 +239,16 @@ def _nothing_to_convert(model: Model) -> ModelError:
                 where=model.name,
                 remedy=refusal.remedy,
             )
+    for node in model.graph.nodes:
+        bodies = list(node.subgraphs(recursive=True))
+        inside = {n.op for body in bodies for n in body.nodes if n.op in _OTHERS | {"Relu", "Clip"}}
+        if inside:
+            return ModelError(
+                f"{editing.describe(node)} has the activations ({', '.join(sorted(inside))}) in"
+                " its bodies, which are not converted",
+                where=model.name,
+                remedy="export the network without control flow, or one branch of it",
+            )
     found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
     return ModelError(
         "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),

@@ -186,3 +186,13 @@ def test_verdicts_are_plain_values():
 
 def test_same_graph_same_plan():
     assert plan(CHAIN).activations == plan(CHAIN).activations
+
+
+def test_activations_in_bodies_are_named():
+    body = (
+        "m = ReduceMax <keepdims = 0> (x) more = Less (m, six) y = If (more) <"
+        " then_branch = t () => (float[N,3,4,4] p) { p = Relu (x) },"
+        " else_branch = e () => (float[N,3,4,4] q) { q = Sigmoid (x) }>"
+    )
+    with pytest.raises(ModelError, match=r"If node '.*' has the activations \(Relu, Sigmoid\) in"):
+        plan(body)
