@@ -229,7 +229,7 @@ def _write_signs(
     name, source, output = node.outputs[0].name, node.inputs[0], node.outputs[0]
     below = gs.Variable(f"{name}/below", np.dtype(bool))
     bound, low, high = (
-        editing.constant(model, f"{name}/{key}", array)
+        editing.constant(model, f"{name}/{key}", _float(array))
         for key, array in (
             ("bound", -zero * scale),
             ("low", (-1 - zero) * scale),

@@ -162,7 +162,7 @@ def _match(charge: _Affine, emit: _Affine, ties: Ties) -> tuple[NDArray[Any], in
     if not np.all(np.isfinite(levels)):
         return None
     count = round(float(np.max(levels)))
-    if count < 1 or not np.allclose(levels, count, rtol=_RELATIVE):
+    if count < 1 or not np.allclose(levels, float(count), rtol=_RELATIVE):
         return None
     half = np.allclose(charge.offset, _MIDDLE[ties], rtol=_RELATIVE)
     same = np.allclose(charge.gain * emit.gain, 1.0, rtol=_RELATIVE)
