@@ -91,7 +91,7 @@ def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:
     shares = {}
     for name, neuron in seen.neurons.items():
         histogram = seen.histograms[name]
-        unseen = tails.unseen(histogram) if name in seen.unbounded else None
+        unseen = tails.unseen(histogram, seen.fractions[name]) if name in seen.unbounded else None
         shares[name] = threshold_rules.RULES[rule](
             histogram, seen.moments(name), neuron.levels, unseen
         )

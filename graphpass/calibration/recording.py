@@ -22,7 +22,7 @@ from graphpass.calibration.reference import (
     reference_net,
     unbounded_of,
 )
-from graphpass.calibration.sampling import sample, sample_name
+from graphpass.calibration.sampling import fraction, sample, sample_name
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
@@ -39,6 +39,7 @@ class Recording:
         neurons: the neurons of stage 2.
         unbounded: the neurons whose thresholds so far are the largest currents recorded, and
             no bound that the network has of its own.
+        fractions: share of each neuron's currents that are looked at.
         histograms: distribution of each current's positive part.
         paired: moments of every current on some batches, by the batch's number.
         trials: the first of these batches, with the reference's outputs.
@@ -48,6 +49,7 @@ class Recording:
 
     neurons: dict[str, Neuron]
     unbounded: frozenset[str]
+    fractions: dict[str, float]
     histograms: dict[str, Histogram]
     paired: dict[int, RawMoments] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
@@ -72,11 +74,13 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     """
     neurons = neurons_of(model)
     outputs = [tensor.name for tensor in model.graph.outputs]
-    session = measuring.open_session(_recording_net(model, neurons))
+    net, fractions = _recording_net(model, neurons)
+    session = measuring.open_session(net)
     names = [name for n in neurons for name in (sample_name(n), *statistics.moment_names(n))]
     result = Recording(
         neurons,
         unbounded_of(model),
+        fractions,
         {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()},
     )
     stride = _stride(measuring.data.samples, measuring.batch)
@@ -106,9 +110,12 @@ def _stride(samples: int | None, batch: int) -> int:
     return 1 if samples is None else max(1, math.ceil(samples / batch) // _PAIRED)
 
 
-def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
+def _recording_net(
+    model: Model, neurons: dict[str, Neuron]
+) -> tuple[onnx.ModelProto, dict[str, float]]:
     proto, ranks = reference_net(model, neurons), ranks_of(model)
     layers = {output: node for node in proto.graph.node for output in node.output}
+    fractions = {name: fraction(model, proto, neuron) for name, neuron in neurons.items()}
     nodes: list[onnx.NodeProto] = []
     for name, current in currents_of(proto, neurons).items():
         neuron, seen = neurons[name], sample_name(name)
@@ -122,4 +129,4 @@ def _recording_net(model: Model, neurons: dict[str, Neuron]) -> onnx.ModelProto:
             helper.make_tensor_value_info(seen, onnx.TensorProto.FLOAT, [None] * ranks[name])
         )
     statistics.weave(proto, nodes)
-    return proto
+    return proto, fractions

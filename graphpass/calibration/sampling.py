@@ -48,19 +48,31 @@ def sample(
         layer: computes the current, and may do so again on the grid: for graphs in which
             nobody else reads the current, so that ONNX Runtime can fuse the activation.
     """
-    source, read, output = layer, neuron.name, sample_name(neuron.name)
+    source, output = layer, sample_name(neuron.name)
     if (pool := statistics.pool_behind(proto, neuron.name)) is not None:
-        source, read = onnx.NodeProto(), pool.output[0]
+        source = onnx.NodeProto()
         source.CopyFrom(pool)
         source.input[0], source.output[0], source.name = current, f"{output}/pooled", ""
-    sizes = list(model.graph.tensors()[read].shape or [])
-    strides = _strides(sizes, neuron.channel_axis)
+    sizes, strides = _grid(model, pool, neuron)
     again = pool is not None or max(strides, default=1) > 1
     if again and source is not None and _can_stride(source):
         return [_strided(source, strides, output)]
     if source is None or pool is None:
         return _thinned(current, output, sizes, strides, neuron.channel_axis)
     return [source, *_thinned(source.output[0], output, sizes, strides, neuron.channel_axis)]
+
+
+def fraction(model: Model, proto: onnx.ModelProto, neuron: Neuron) -> float:
+    """The share of a neuron's currents that lie on the grid, above 0 and at most 1."""
+    sizes, strides = _grid(model, statistics.pool_behind(proto, neuron.name), neuron)
+    on_grid = [math.ceil(n / s) / n for n, s in zip(sizes, strides, strict=True) if s > 1]
+    return math.prod(on_grid)
+
+
+def _grid(model: Model, pool: onnx.NodeProto | None, neuron: Neuron) -> tuple[list[Any], list[int]]:
+    """Sizes of what is looked at, and every how many elements one is taken."""
+    sizes = list(model.graph.tensors()[neuron.name if pool is None else pool.output[0]].shape or [])
+    return sizes, _strides(sizes, neuron.channel_axis)
 
 
 def _strides(shape: Sequence[Any], channel_axis: int | None) -> list[int]:

@@ -6,10 +6,13 @@ exponentially. Then what exceeds a level exceeds it by the same on average where
 lies, and the mean excess of the largest recorded over the next one below estimates it
 (Pickands, Annals of Statistics 3, 1975). With thousands of currents a channel, one more
 hardly counts; with 32 inputs to a layer without positions, clipping what is unseen was all
-that was left of the error at T = 64.
+that was left of the error at T = 64. Of images a grid is looked at (`sampling`), but bounds
+are the largest currents anywhere: then of the one more only a share belongs to the grid.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,17 +23,28 @@ _LARGEST = 3  # so many tell how a tail falls
 _POINTS = 8  # that stand for it
 _EXCESS = -np.log1p(-(np.arange(_POINTS) + 0.5) / _POINTS)  # quantiles, in mean excesses
 
-#: Counts of a histogram that each point of `unseen` stands for: all together one current.
-MASS = 1.0 / _POINTS
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """Currents above the bound that may come.
+
+    Attributes:
+        values: shares of the bound, ``[C, points]``.
+        mass: counts of the histogram that each point stands for.
+    """
+
+    values: Vector
+    mass: float
 
 
-def unseen(histogram: Histogram) -> Vector:
-    """What one current above the bound may be, as shares of the bound, ``[C, points]``.
+def unseen(histogram: Histogram, fraction: float = 1.0) -> Tail:
+    """What one current above the bound may be.
 
     Args:
         histogram: its bounds are the largest currents that were recorded.
+        fraction: of the currents that the bounds are of, so many are in the histogram.
     """
-    return 1.0 + mean_excess(histogram)[:, None] * _EXCESS
+    return Tail(1.0 + mean_excess(histogram)[:, None] * _EXCESS, fraction / _POINTS)
 
 
 def mean_excess(histogram: Histogram) -> Vector:

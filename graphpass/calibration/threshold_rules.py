@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphpass.calibration import normal, tails
+from graphpass.calibration import normal
 from graphpass.calibration.histogram import BINS, Histogram
 from graphpass.calibration.moments import Moments, Vector
+from graphpass.calibration.tails import Tail
 
 #: What `percentile` cuts off is the rest, of the positive currents.
 PERCENT = 99.9
@@ -26,7 +27,7 @@ _SHARES = np.geomspace(0.04, 1.0, 96)
 _ABOVE = np.geomspace(1.0, 4.0, 42)[1:]  # where larger currents may come
 
 
-def squared_error(histogram: Histogram, levels: int, unseen: Vector | None = None) -> Vector:
+def squared_error(histogram: Histogram, levels: int, unseen: Tail | None = None) -> Vector:
     """Share of the largest current that leaves the least squared error, ``[C]``.
 
     Args:
@@ -64,18 +65,18 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
     return amplitudes
 
 
-def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Vector | None) -> Vector:
+def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Tail | None) -> Vector:
     """Squared error that is left for every candidate, ``[C, candidates]``, up to a scale."""
     weights = histogram.counts.astype(np.float64)
     values = ((np.arange(BINS) + 0.5) / BINS)[:, None]
     counts = _counts(values, levels, candidates)
     product, square = weights @ (values * counts), weights @ counts**2
     energy = weights @ values**2
-    for value in () if unseen is None else unseen.T[:, :, None]:
+    for value in () if unseen is None else unseen.values.T[:, :, None]:
         counts = _counts(value, levels, candidates)
-        product += tails.MASS * value * counts
-        square += tails.MASS * counts**2
-        energy += tails.MASS * value**2
+        product += unseen.mass * value * counts
+        square += unseen.mass * counts**2
+        energy += unseen.mass * value**2
     gained = np.divide(product**2, square, out=np.zeros_like(square), where=square > 0)
     left: Vector = energy - gained
     return left
@@ -87,7 +88,7 @@ def _counts(values: Vector, levels: int, shares: Vector) -> Vector:
 
 #: A rule of thresholds: from the distribution and the moments of the current, T, and what is
 #: above the distribution, to shares.
-Rule = Callable[[Histogram, Moments, int, Vector | None], Vector]
+Rule = Callable[[Histogram, Moments, int, Tail | None], Vector]
 
 RULES: dict[str, Rule] = {
     "max": lambda seen, _moments, _levels, _unseen: np.ones(seen.bound.size),

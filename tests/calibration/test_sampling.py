@@ -90,7 +90,8 @@ def test_sample_is_the_current_on_a_grid(case, tmp_path):
         proto.graph.output.append(helper.make_tensor_value_info(tensor, 1, [None] * 4))
     found = Session(proto.SerializeToString()).run({"x": images})
     wanted = found[whole][:, :, ::stride, ::stride]
-    assert found[sample_name(name)].size < found[whole].size
+    share = found[sample_name(name)].size / found[whole].size
+    assert sampling.fraction(model, reference_net(model, neurons), neurons[name]) == share < 1
     np.testing.assert_allclose(found[sample_name(name)], wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -102,6 +103,7 @@ def test_small_maps_are_taken_whole(tmp_path):
     ((name, current),) = currents_of(proto, neurons).items()
     (node,) = sample(model, proto, neurons[name], current)
     assert (node.op_type, list(node.input)) == ("Identity", [current])
+    assert sampling.fraction(model, proto, neurons[name]) == 1
 
 
 @pytest.mark.parametrize(("axis", "wanted"), [(None, (2, 5, 5)), (2, (2, 25, 3))])

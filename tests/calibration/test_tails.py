@@ -33,10 +33,11 @@ def test_mean_excess_is_that_of_an_exponential_tail():
 def test_as_much_comes_above_the_largest_as_is_reckoned_with():
     recorded, later = _drawn("exponential", 32, 2), _drawn("exponential", 32, 3)
     largest = recorded.max(axis=0)
-    unseen = tails.unseen(_histogram(recorded)) * largest[:, None]
+    tail = tails.unseen(_histogram(recorded))
+    unseen = tail.values * largest[:, None]
     excess = np.maximum(later - largest, 0.0)
     assert (excess > 0).sum() / _CHANNELS == pytest.approx(32 / 33, rel=0.1)
-    reckoned = tails.MASS * (unseen - largest[:, None]).sum()
+    reckoned = tail.mass * (unseen - largest[:, None]).sum()
     assert reckoned == pytest.approx(excess.sum(), rel=0.15)
 
 
@@ -58,7 +59,7 @@ def test_thresholds_from_few_currents_serve_others_better(shape: str, levels: in
     recorded, later = _drawn(shape, 32, 5), np.maximum(_drawn(shape, 2000, 6), 0)
     histogram = _histogram(recorded)
 
-    def error(unseen: np.ndarray | None) -> float:
+    def error(unseen: tails.Tail | None) -> float:
         share = threshold_rules.squared_error(histogram, levels, unseen)
         amplitude = threshold_rules.amplitude(histogram, share, levels)
         counts = np.floor(levels * later / (share * histogram.bound) + 0.5)
@@ -72,3 +73,15 @@ def test_among_many_currents_one_more_hardly_counts():
     with_tail = threshold_rules.squared_error(histogram, 16, tails.unseen(histogram))
     without = threshold_rules.squared_error(histogram, 16)
     assert np.abs(with_tail / without - 1.0).mean() < 0.02
+
+
+def test_of_a_grid_the_largest_weighs_less():
+    """A bound that is the largest of 50 times as many currents leaves one in 50 above it."""
+    samples = np.random.default_rng(3).exponential(size=(64, 5))
+    histogram = _histogram(samples)
+    whole, grid = tails.unseen(histogram), tails.unseen(histogram, 0.02)
+    np.testing.assert_array_equal(grid.values, whole.values)
+    assert grid.mass == pytest.approx(whole.mass / 50)
+    lower, higher = (threshold_rules.squared_error(histogram, 64, t) for t in (grid, whole))
+    assert (lower <= higher).all()
+    assert (lower < higher).any()
