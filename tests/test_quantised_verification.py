@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.numpy_helper
+import onnxruntime
 import pytest
+from packaging.version import Version
 
 from graphpass import Session, convert, verify
 from graphpass.model import load
@@ -152,6 +154,10 @@ def test_one_tampered_weight_is_enough(files: Files, digits_npz: Npz, tmp_path: 
     assert other.equal
 
 
+@pytest.mark.skipif(
+    Version(onnxruntime.__version__) < Version("1.28"),
+    reason="ONNX Runtime 1.26 computes on integers there, whatever the scale of the bias",
+)
 def test_layer_without_an_integer_kernel_is_judged_too(
     files: Files, digits_npz: Npz, tmp_path: Path
 ) -> None:

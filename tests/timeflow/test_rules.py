@@ -239,7 +239,7 @@ POOLS = [
 
 
 if "GRAPHPASS_OLDEST" in os.environ:
-    # ONNX Runtime 1.21 does not survive a Resize whose axes count from the end.
+    # ONNX Runtime 1.21 to 1.23 do not survive a Resize whose axes count from the end.
     LINEAR = [given for given in LINEAR if "axes = [2, -1]" not in given["op"]]
 
 
