@@ -66,7 +66,7 @@ def fraction(model: Model, proto: onnx.ModelProto, neuron: Neuron) -> float:
     """The share of a neuron's currents that lie on the grid, above 0 and at most 1."""
     sizes, strides = _grid(model, statistics.pool_behind(proto, neuron.name), neuron)
     on_grid = [math.ceil(n / s) / n for n, s in zip(sizes, strides, strict=True) if s > 1]
-    return math.prod(on_grid)
+    return float(math.prod(on_grid))
 
 
 def _grid(model: Model, pool: onnx.NodeProto | None, neuron: Neuron) -> tuple[list[Any], list[int]]:

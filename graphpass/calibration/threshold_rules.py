@@ -72,11 +72,12 @@ def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Tail | 
     counts = _counts(values, levels, candidates)
     product, square = weights @ (values * counts), weights @ counts**2
     energy = weights @ values**2
-    for value in () if unseen is None else unseen.values.T[:, :, None]:
-        counts = _counts(value, levels, candidates)
-        product += unseen.mass * value * counts
-        square += unseen.mass * counts**2
-        energy += unseen.mass * value**2
+    if unseen is not None:
+        for value in unseen.values.T[:, :, None]:
+            counts = _counts(value, levels, candidates)
+            product += unseen.mass * value * counts
+            square += unseen.mass * counts**2
+            energy += unseen.mass * value**2
     gained = np.divide(product**2, square, out=np.zeros_like(square), where=square > 0)
     left: Vector = energy - gained
     return left
