@@ -126,7 +126,8 @@ def _without_operand(proto: onnx.ModelProto) -> onnx.NodeProto | None:
 
 def _takes_any_of(node: onnx.NodeProto, names: Set[str]) -> bool:
     """Is one of these among the operands of an operator that takes any number?"""
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+    is_text = isinstance(node.op_type, str)  # damaged, it is bytes
+    if not is_text or node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
         return False
     inputs = onnx.defs.get_schema(node.op_type).inputs
     variadic = (

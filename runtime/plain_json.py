@@ -77,6 +77,6 @@ def _finite(text: str) -> float:
 
 def _whole(text: str) -> int:
     value = int(text)
-    if abs(value) >= 2**63:  # which no float may hold, nor print
+    if not -(2**63) <= value < 2**63:  # which no float may hold, nor print
         raise ValueError("a whole number of more than 64 bits")
     return value

@@ -41,7 +41,7 @@ def node(
         domain=dialect.DOMAIN,
         inputs=[
             current,
-            editing.constant(model, f"{output.name}/threshold", threshold.astype(np.float32)),
+            editing.constant(model, f"{output.name}/threshold", np.asarray(threshold, np.float32)),
             editing.constant(model, f"{output.name}/levels", np.array(levels, np.float32)),
         ],
         outputs=[output],

@@ -169,3 +169,14 @@ def test_functions_without_end(one_line_error: Check, cli: Cli, tmp_path: Path) 
     ):
         one_line_error(cli(*command), "ann.onnx", "functions stand for")
     assert [p.name for p in tmp_path.iterdir()] == ["ann.onnx"]
+
+
+def test_operator_whose_name_is_no_text(
+    one_line_error: Check, cli: Cli, digits_npz: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "bytes.onnx"
+    content = CNN.read_bytes()
+    path.write_bytes(content.replace(b"MaxPool", b"MaxPo\xff\xfe"))
+    assert path.read_bytes() != content
+    for command in (("evaluate", path, "--data", digits_npz[1]), ("inspect", path)):
+        one_line_error(cli(*command), "bytes.onnx", "")

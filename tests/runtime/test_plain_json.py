@@ -51,3 +51,12 @@ def test_vectors_are_read_to_the_bit() -> None:
 def test_no_object_of_finite_numbers(text: str) -> None:
     with pytest.raises((TypeError, ValueError)):
         plain_json.load(text, dict)
+
+
+@pytest.mark.parametrize(("number", "fits"), [(-(2**63), True), (2**63 - 1, True), (2**63, False)])
+def test_whole_numbers_are_those_that_an_attribute_holds(number, fits):
+    if fits:
+        assert plain_json.load(f'{{"a": {number}}}', dict) == {"a": number}
+    else:
+        with pytest.raises(ValueError, match="64 bits"):
+            plain_json.load(f'{{"a": {number}}}', dict)
