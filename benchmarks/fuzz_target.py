@@ -27,6 +27,7 @@ from graphpass_runtime.session import Session
 _MEMORY = 8 << 30  # bytes of address space: what asks for more must fail, not fill the machine
 _WRITING = {"os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "shutil.rmtree"}
 _TIME_LIMIT = 5  # seconds for a run of ONNX Runtime: some mutants never end
+_JUDGING = 4  # so many times as long for a converted file and for its ANN, on a busy machine
 _VERIFIED = 0.2  # share of converted files that are compared with their ANN
 
 _OF_TORCH = ("torchinductor_root",)  # which it leaves behind
@@ -84,7 +85,7 @@ def run(base: Path, mutant: Path, rng: np.random.Generator) -> Finding:
         found = Finding("temporary file left", str(left[0]), wrong=True)
     if found.outcome == "converted":
         same = "fp16" not in arguments  # a close network only
-        with time_limit(10 * _TIME_LIMIT):
+        with time_limit(_JUDGING * _TIME_LIMIT):
             verified = same and rng.random() < _VERIFIED
             found = _judge_output(mutant, output, base, verified=verified)
     return Finding(f"{arguments[0]}: {found.outcome}" if not found.wrong else found.outcome,

@@ -257,7 +257,8 @@ def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
     if any(size < 0 for size in weight.dims):
         return f"has the sizes {list(weight.dims)}"
     if weight.data_type == onnx.TensorProto.STRING:
-        return None
+        held, needed = len(weight.string_data), math.prod(weight.dims)
+        return f"holds {held} texts, where its sizes need {needed}" if held != needed else None
     if large_weights.is_reference(weight):
         return _not_a_number(large_weights.array_of(weight), finite=finite)
     try:

@@ -85,8 +85,9 @@ def test_what_only_the_checker_minds_is_let_through(read):
         ([3, 2], 99, 24, "cannot be read"),
         ([3, 2], 11, 24, "need 48"),
         ([3, 2], 22, 24, "need 3"),
+        ([3, 2], 8, 24, "0 texts, where its sizes need 6"),
     ],
-    ids="cut negative giant unknown_type double int4".split(),
+    ids="cut negative giant unknown_type double int4 text".split(),
 )
 def test_weight_that_does_not_hold_what_it_says(dims, data_type, size, words, read):
     proto = parse()

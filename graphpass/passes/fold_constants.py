@@ -14,6 +14,7 @@ from graphpass.passes.base import Pass
 from graphpass_runtime.providers import import_onnxruntime
 
 _LOOPS = ("Loop", "Scan")
+_NO_TENSORS = ("Sequence", "SplitToSequence", "Optional")  # how operators that write others begin
 _LARGEST_BYTES = 1 << 28  # a file of a few bytes may ask for a constant of any size
 
 
@@ -123,12 +124,13 @@ def _foreign_apart(nodes: Iterable[gs.Node]) -> Iterator[None]:
 
 
 def _is_excluded(node: gs.Node) -> bool:
-    """Random numbers, loops that may have no end, foreign operators, and integer weights."""
+    """Random numbers, loops without end, sequences, foreign operators, and integer weights."""
     random = str(node.op).startswith(("Random", "Bernoulli", "Multinomial"))
     bodies = node.subgraphs(recursive=True)
     looping = any(n.op in _LOOPS for n in [node, *(n for body in bodies for n in body.nodes)])
     foreign = not editing.is_standard(node, node.op)  # which ONNX Runtime may not know
-    return random or looping or foreign or _spells_weights(node)
+    sequence = str(node.op).startswith(_NO_TENSORS)
+    return random or looping or sequence or foreign or _spells_weights(node)
 
 
 def _spells_weights(node: gs.Node) -> bool:

@@ -135,6 +135,14 @@ def test_random_numbers_are_no_constants(bench):
     )
 
 
+def test_sequences_are_no_tensors(bench):
+    bench.unchanged(
+        FoldConstants,
+        "agraph (float[N,3] x) => (float[N,3] y) <float[3] w = {1.0, 2.0, 3.0}, int64 first = {0}>"
+        " { s = SequenceConstruct (w) a = SequenceAt (s, first) y = Add (x, a) }",
+    )
+
+
 def test_nothing_to_fold(bench):
     bench.unchanged(
         FoldConstants,
