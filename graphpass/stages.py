@@ -25,6 +25,7 @@ from graphpass.neurons import Carrier, daqcfs
 from graphpass.passes.base import run_all
 from graphpass.passes.bound_activations import BoundActivations
 from graphpass.passes.bound_functions import BoundFunctions, Bounds, bounds_between
+from graphpass.passes.drop_empty import DropEmpty
 from graphpass.passes.expose_states import state_elements
 from graphpass.passes.fold_batch_norm import FoldBatchNorm
 from graphpass.passes.fold_constants import FoldConstants
@@ -88,6 +89,7 @@ def normalise(
             UnifyPrecision(),
             SpellGelu(),
             *_FOLDS,
+            DropEmpty(),
             PadConstants(),
             *_BATCH,
             SpellIntegerWeights(),
