@@ -174,7 +174,7 @@ def make_plan(
     nodes = candidates.nodes
     kept = _kept_by_name(nodes, keep)
     if not [n for n in nodes if id(n) not in kept]:
-        raise _nothing_to_convert(model)
+        raise _nothing_to_convert(model, candidates)
     if first_activation == "analog":
         stem = _stem(nodes)
         if any(id(n) not in kept and id(n) not in stem for n in nodes):
@@ -231,7 +231,7 @@ def _on_rates(flow: TimeFlow) -> set[int]:
     return {id(island.node) for island in flow.islands}
 
 
-def _nothing_to_convert(model: Model) -> ModelError:
+def _nothing_to_convert(model: Model, candidates: Candidates) -> ModelError:
     for node in model.graph.nodes:
         if (refusal := rules_quantised.hides_activations(node, model.opset)) is not None:
             return ModelError(
@@ -248,6 +248,14 @@ def _nothing_to_convert(model: Model) -> ModelError:
                 " its bodies, which are not converted",
                 where=model.name,
                 remedy="export the network without control flow, or one branch of it",
+            )
+    for node in model.graph.nodes:
+        if (reason := candidates.unfit.get(id(node))) is not None:
+            return ModelError(
+                f"has no activation to convert: {editing.describe(node)} belongs to a function of"
+                f" one current that {reason}",
+                where=model.name,
+                remedy="use an activation that turns at most once",
             )
     found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
     return ModelError(

@@ -87,6 +87,12 @@ def test_nothing_to_convert_is_an_error(body, hint):
         plan(body)
 
 
+def test_function_that_fits_no_neuron_is_named_where_there_is_no_other_activation():
+    body = "a = Conv (x, k) p = Abs (a) q = Sub (p, six) [waves] w = Abs (q) y = Conv (w, k)"
+    with pytest.raises(ModelError, match=r"no activation to convert: .* rises and falls more"):
+        plan(body)
+
+
 def test_nothing_left_to_convert_is_an_error():
     with pytest.raises(ModelError, match="no activation to convert"):
         plan("y = Relu (x)", keep=["y"])
