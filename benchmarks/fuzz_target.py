@@ -174,10 +174,11 @@ def _invalid(path: Path) -> str | None:
 
 
 def _unusable(path: Path, data: Path) -> str | None:
-    """Why ONNX Runtime does not load the file, or does not run it on one sample."""
+    """Why ONNX Runtime does not load the file, or does not run it on one sample as declared."""
     try:
         session, arrays = Session(path, provider="cpu", threads=1), np.load(data)
-        session.run({spec.name: arrays[spec.name][:1] for spec in session.inputs})
+        found = session.run({spec.name: arrays[spec.name][:1] for spec in session.inputs})
     except (GraphpassError, KeyError) as error:
         return str(error)
-    return None
+    others = [spec.name for spec in session.outputs if not spec.fits(found[spec.name].shape)]
+    return f"{path}: output '{others[0]}' has other sizes than declared" if others else None

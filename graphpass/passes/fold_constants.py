@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphpass import editing
@@ -14,7 +15,6 @@ from graphpass.passes.base import Pass
 from graphpass_runtime.providers import import_onnxruntime
 
 _LOOPS = ("Loop", "Scan")
-_NO_TENSORS = ("Sequence", "SplitToSequence", "Optional")  # how operators that write others begin
 _LARGEST_BYTES = 1 << 28  # a file of a few bytes may ask for a constant of any size
 
 
@@ -124,13 +124,20 @@ def _foreign_apart(nodes: Iterable[gs.Node]) -> Iterator[None]:
 
 
 def _is_excluded(node: gs.Node) -> bool:
-    """Random numbers, loops without end, sequences, foreign operators, and integer weights."""
+    """Random numbers, loops without end, foreign operators, sequences, and integer weights."""
     random = str(node.op).startswith(("Random", "Bernoulli", "Multinomial"))
     bodies = node.subgraphs(recursive=True)
     looping = any(n.op in _LOOPS for n in [node, *(n for body in bodies for n in body.nodes)])
     foreign = not editing.is_standard(node, node.op)  # which ONNX Runtime may not know
-    sequence = str(node.op).startswith(_NO_TENSORS)
-    return random or looping or sequence or foreign or _spells_weights(node)
+    return random or looping or foreign or _makes_no_tensor(node) or _spells_weights(node)
+
+
+def _makes_no_tensor(node: gs.Node) -> bool:
+    """A sequence or an optional value cannot be an initializer."""
+    if not onnx.defs.has(node.op):
+        return False
+    outputs = onnx.defs.get_schema(node.op).outputs
+    return not all(any(kind.startswith("tensor(") for kind in made.types) for made in outputs)
 
 
 def _spells_weights(node: gs.Node) -> bool:

@@ -135,14 +135,6 @@ def test_random_numbers_are_no_constants(bench):
     )
 
 
-def test_sequences_are_no_tensors(bench):
-    bench.unchanged(
-        FoldConstants,
-        "agraph (float[N,3] x) => (float[N,3] y) <float[3] w = {1.0, 2.0, 3.0}, int64 first = {0}>"
-        " { s = SequenceConstruct (w) a = SequenceAt (s, first) y = Add (x, a) }",
-    )
-
-
 def test_nothing_to_fold(bench):
     bench.unchanged(
         FoldConstants,
@@ -228,6 +220,21 @@ def test_operator_of_another_domain_is_not_taken_for_a_standard_one(bench, op):
     model = bench.model(proto)
     FoldConstants()(model)
     assert [(node.domain, node.op) for node in model.graph.nodes] == [("other", op), ("", "Mul")]
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    ["SequenceConstruct (c)", "SplitToSequence <axis = 0, keepdims = 0> (pair)"],
+    ids=["construct", "split"],
+)
+def test_a_sequence_of_constants_stays(bench, sequence):
+    model = bench.unchanged(
+        FoldConstants,
+        "agraph (float[N,3] x) => (float[N,3] y)"
+        " <float[3] c = {1.0, 2.0, 3.0}, float[1,3] pair = {1.0, 2.0, 3.0}, int64 first = {0}>"
+        f" {{ s = {sequence} a = SequenceAt (s, first) y = Mul (x, a) }}",
+    )
+    assert bench.ops(model)[1:] == ["SequenceAt", "Mul"]
 
 
 #: ONNX Runtime warns that it cannot remove an Unsqueeze whose output is asked for.
