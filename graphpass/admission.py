@@ -7,6 +7,7 @@ the standard gives them, shapes fit together, and every weight holds the data th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -40,7 +41,8 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
         path: the file.
 
     Raises:
-        ModelError: it is not valid, or a weight does not hold what it announces.
+        ModelError: it is not valid, an output has no name of its own, or a weight does not
+            hold what it announces.
     """
     check_runnable(proto, path)
     if (text := _undecodable(proto)) is not None:
@@ -48,6 +50,13 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
             f"{text} is not UTF-8",
             where=str(path),
             remedy="check that the file is complete, or export the model again",
+        )
+    outputs = Counter(value.name for value in proto.graph.output)
+    if twice := next((name for name, times in outputs.items() if times > 1), None):
+        raise ModelError(
+            f"lists the output '{twice}' twice",
+            where=str(path),
+            remedy="export the model again with a name for each output",
         )
     layers = {name for node in all_nodes(proto) if node.op_type in _LAYERS for name in node.input}
     for weight in _weights(proto):

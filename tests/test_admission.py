@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from graphpass.model import infer_shapes, load
@@ -41,6 +42,14 @@ def refused(read, proto, *words):
 
 def test_valid(read):
     assert [node.op for node in read(parse()).graph.nodes] == ["MatMul", "Relu"]
+
+
+def test_output_that_is_listed_twice(read):
+    """ONNX Runtime loads such a file all the same."""
+    proto = parse()
+    proto.graph.output.append(proto.graph.output[0])
+    ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    refused(read, proto, "lists the output 'y' twice")
 
 
 @pytest.mark.parametrize(
