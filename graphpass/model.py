@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
 _OLDEST_IR_WITH_FUNCTIONS, _NEWEST_IR = 8, 13  # the newest that ONNX Runtime 1.31 loads
-_OLDEST_OPSET, _NEWEST_OPSET = 7, 28  # NumPy broadcasting; what ONNX Runtime 1.32 loads
+_OLDEST_OPSET, _NEWEST_OPSET = 7, 26  # NumPy broadcasting; what ONNX Runtime 1.31 loads
 _NOTES = "notes"  # attribute of a gs.Node
 
 

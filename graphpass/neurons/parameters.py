@@ -27,7 +27,9 @@ def beside(array: NDArray[Any], rank: int, channel_axis: int | None) -> NDArray[
 
 def guarded(threshold: NDArray[np.float32]) -> NDArray[np.float32]:
     """Thresholds with dead channels lifted above zero."""
-    largest = float(threshold.max(initial=0.0)) or 1.0
+    largest = float(threshold.max(initial=0.0))
+    if largest * _SMALLEST < np.finfo(np.float32).tiny:  # what float32 hardly holds is dead, too
+        largest = 1.0
     return np.maximum(threshold, np.float32(largest * _SMALLEST)).astype(np.float32)
 
 

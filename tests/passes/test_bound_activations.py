@@ -95,13 +95,15 @@ def test_bound_that_another_node_reads_is_left_alone(bench):
     assert "top" in {w.name for w in to_proto(bench.changed(step, proto)).graph.initializer}
 
 
-def test_dead_channels_get_a_threshold_above_zero(bench):
+@pytest.mark.parametrize("largest", [2.0, 1e-45, 0.0])
+def test_dead_channels_get_a_threshold_above_zero(bench, largest):
     text = "g (float[N,2,3,4] x) => (float[N,3,3,4] y) { a = Conv (x, w) y = Relu (a) }"
-    dead = {"y": np.array([0.0, 1.0, 2.0], np.float32)}
+    dead = {"y": np.array([0.0, largest / 2, largest], np.float32)}
     proto, step = bounded(bench, text, ["y"], dead, shapes={"w": (3, 2, 1, 1)})
     model = bench.model(proto)
     step()(model)
-    assert (model.graph.nodes[1].inputs[1].values > 0).all()
+    thresholds = model.graph.nodes[1].inputs[1].values
+    assert (thresholds >= np.finfo(np.float32).tiny).all()
 
 
 def test_activations_that_were_not_asked_for_stay(bench):
