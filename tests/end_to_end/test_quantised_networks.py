@@ -23,9 +23,10 @@ from onnxruntime.quantization import (
 )
 
 import graphpass_models
-from graphpass import GraphpassError, convert, inspect, verify
+from graphpass import GraphpassError, Session, convert, inspect, verify
 from graphpass.forms import FORMS
 from graphpass_models.digits import Digits
+from graphpass_runtime.cpu import saturates
 from graphpass_runtime.errors import DataError
 from graphpass_runtime.metadata import Carrier, FileRecord, Ties
 
@@ -288,7 +289,7 @@ def test_onnx_runtimes_static_quantisation(digits: Digits, tmp_path: Path, how: 
     assert len(large) >= 2
     assert set(large) <= {np.dtype(np.int8), np.dtype(np.uint8)}
     feeds = {"image": digits.test_images}
-    outputs = [onnxruntime.InferenceSession(str(p)).run(None, feeds)[0] for p in (ann, snn)]
+    outputs = [next(iter(Session(path).run(feeds).values())) for path in (ann, snn)]
     # Few samples differ, each by a float32 sum beside a tie: the rest is the same to the bit.
     assert np.mean((outputs[0] == outputs[1]).all(1)) > 0.95
     assert np.mean(outputs[0].argmax(1) == outputs[1].argmax(1)) > 0.99
@@ -329,6 +330,8 @@ def test_operators_on_integers(digits: Digits, tmp_path: Path, how: str) -> None
     assert {a.status for a in result.activations} == {"converted"}
     feeds = {"image": digits.test_images}
     assert verify(ann, snn, [feeds]).equal
+    if how.startswith("int8") and saturates():
+        pytest.skip("ONNX Runtime's own sums of signed products saturate on this processor")
     outputs = [onnxruntime.InferenceSession(str(p)).run(None, feeds)[0] for p in (ann, snn)]
     assert np.mean((outputs[0] == outputs[1]).all(1)) > 0.9
 

@@ -16,7 +16,8 @@ def test_the_pins_are_the_lower_bounds() -> None:
     declared = {}
     for line in [*project["dependencies"], *extras["cpu"], *extras["demo"]]:
         requirement = Requirement(line)
-        (bound,) = [one for one in requirement.specifier if one.operator == ">="]
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
         declared[requirement.name] = bound.version.split(".")
     text = (ROOT / "tests/oldest.txt").read_text()
     pins = {
