@@ -21,7 +21,7 @@ from graphpass.consistency import check_sizes
 from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable, read_by_layers
 from graphpass.model import Model, copied, infer_shapes
-from graphpass.neurons import Carrier, daqcfs
+from graphpass.neurons import Carrier, Neuron, daqcfs, parameters
 from graphpass.passes.base import run_all
 from graphpass.passes.bound_activations import BoundActivations
 from graphpass.passes.bound_functions import BoundFunctions, Bounds, bounds_between
@@ -208,6 +208,7 @@ def calibrate(model: Model, rule: str, calibration: Calibration | None) -> None:
     summary: dict[str, Any] = {"rule": rule}
     if calibration is not None:
         neurons, found = calibration(model)
+        neurons = tuple(_above_smallest(neuron) for neuron in neurons)
         by_name = {neuron.name: neuron for neuron in neurons}
         for node in model.graph.nodes:
             if editing.is_dialect(node, dialect.DAQCFS):
@@ -218,6 +219,12 @@ def calibrate(model: Model, rule: str, calibration: Calibration | None) -> None:
         summary |= found
     model.note(stage=Stage.CALIBRATED, calibration=summary)
     _note_thresholds(model)
+
+
+def _above_smallest(neuron: Neuron) -> Neuron:
+    """A calibration divides currents by one another, which may be next to nothing."""
+    smallest = np.float32(parameters.SMALLEST_THRESHOLD)
+    return replace(neuron, threshold=np.maximum(neuron.threshold, smallest))
 
 
 def check_form(model: Model, form: str, steps: int) -> None:

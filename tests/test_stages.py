@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from graphpass import stages
 from graphpass.model import Model, load, to_bytes
+from graphpass.neurons.parameters import SMALLEST_THRESHOLD
 from graphpass.pipeline import plan_conversion
-from graphpass_runtime.metadata import Carrier, Stage
+from graphpass_runtime.metadata import Carrier, FileRecord, Stage
 
 FORMS = ("matmul", "sorted", "counts")
 
@@ -103,6 +105,19 @@ def test_thresholds_reach_the_verdicts(ann: Path) -> None:
     for name in ("r2", "r3"):
         assert verdicts[name]["channels"] == 3
         assert verdicts[name]["threshold_min"] == verdicts[name]["threshold_max"] == 2.0
+
+
+def test_no_calibration_ends_with_a_threshold_of_next_to_nothing(ann: Path) -> None:
+    model = until(ann, Stage.DAQCFS)
+    assert model.record is not None
+    found = np.array([0.0, 1e-42, 0.5], np.float32)
+    neurons = tuple(replace(neuron, threshold=found) for neuron in model.record.neurons)
+    stages.calibrate(model, "some rule", lambda _: (neurons, {}))
+    smallest = np.float32(SMALLEST_THRESHOLD)
+    for neuron in model.record.neurons:
+        np.testing.assert_array_equal(neuron.threshold, [smallest, smallest, 0.5])
+    assert FileRecord.from_props(model.record.to_props()) is not None
+    assert all(np.isfinite(65536 / neuron.threshold).all() for neuron in model.record.neurons)
 
 
 def test_unbounded_names_what_has_to_be_measured(ann: Path) -> None:

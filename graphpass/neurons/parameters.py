@@ -17,6 +17,10 @@ from graphpass_runtime.metadata import Neuron
 # step of it, so such a channel stays silent in effect.
 _SMALLEST = 2.0**-20
 
+#: The smallest threshold of a neuron. T divided by it must stay far from the end of float32,
+#: and currents of this size are nothing but what arithmetic leaves over.
+SMALLEST_THRESHOLD = 2.0**-100
+
 
 def beside(array: NDArray[Any], rank: int, channel_axis: int | None) -> NDArray[Any]:
     """`[C]` in the shape that broadcasts against a tensor: `[C, 1, ...]`, or a scalar."""
@@ -28,7 +32,7 @@ def beside(array: NDArray[Any], rank: int, channel_axis: int | None) -> NDArray[
 def guarded(threshold: NDArray[np.float32]) -> NDArray[np.float32]:
     """Thresholds with dead channels lifted above zero."""
     largest = float(threshold.max(initial=0.0))
-    if largest * _SMALLEST < np.finfo(np.float32).tiny:  # what float32 hardly holds is dead, too
+    if largest * _SMALLEST < SMALLEST_THRESHOLD:  # the whole layer is dead
         largest = 1.0
     return np.maximum(threshold, np.float32(largest * _SMALLEST)).astype(np.float32)
 

@@ -141,7 +141,8 @@ def bounds_between(
         first, last = np.sort(piece.sign * curve(ends), axis=0)
         least = np.maximum(np.maximum(np.abs(first), np.abs(last)), _span(curve, piece))
         threshold = np.maximum(last - first, least * np.float32(_NARROWEST))
-        bounds[name] = Bounds(first, _for_constants(threshold, last > first), axis)
+        varies = (last > first) & (threshold >= parameters.SMALLEST_THRESHOLD)
+        bounds[name] = Bounds(first, _for_constants(threshold, varies), axis)
     return bounds
 
 

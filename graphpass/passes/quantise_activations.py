@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphpass import dialect, editing
 from graphpass.activation import channel_count
 from graphpass.model import Model
-from graphpass.neurons import Neuron, daqcfs
+from graphpass.neurons import Neuron, daqcfs, parameters
 from graphpass.passes.base import Pass
 from graphpass.timeflow import TimeFlow
 from graphpass_runtime.errors import ModelError
@@ -68,9 +68,9 @@ class QuantiseActivations(Pass):
         above = node.op == dialect.CLIP_ABOVE
         limits = [np.asarray(editing.values(tensor)) for tensor in node.inputs[1:]]
         threshold = _per_channel(limits[-1] if above else limits[0], count)
-        if quantised and not (threshold > 0).all():
+        if not (threshold >= parameters.SMALLEST_THRESHOLD).all():
             raise ModelError(
-                f"{editing.describe(node)} has a threshold of zero or less",
+                f"{editing.describe(node)} has a threshold of less than 2^-100",
                 remedy="check the network that it was exported from",
             )
         assert kind.batch_axis is not None, "time flow refuses neurons without a batch"

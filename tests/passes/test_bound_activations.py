@@ -5,6 +5,7 @@ import pytest
 
 from graphpass import stages
 from graphpass.model import from_proto, to_proto
+from graphpass.neurons.parameters import SMALLEST_THRESHOLD
 from graphpass.passes.bound_activations import BoundActivations
 from graphpass.timeflow import infer
 
@@ -95,7 +96,7 @@ def test_bound_that_another_node_reads_is_left_alone(bench):
     assert "top" in {w.name for w in to_proto(bench.changed(step, proto)).graph.initializer}
 
 
-@pytest.mark.parametrize("largest", [2.0, 1e-45, 0.0])
+@pytest.mark.parametrize("largest", [2.0, 1e-30, 1e-45, 0.0])
 def test_dead_channels_get_a_threshold_above_zero(bench, largest):
     text = "g (float[N,2,3,4] x) => (float[N,3,3,4] y) { a = Conv (x, w) y = Relu (a) }"
     dead = {"y": np.array([0.0, largest / 2, largest], np.float32)}
@@ -103,7 +104,7 @@ def test_dead_channels_get_a_threshold_above_zero(bench, largest):
     model = bench.model(proto)
     step()(model)
     thresholds = model.graph.nodes[1].inputs[1].values
-    assert (thresholds >= np.finfo(np.float32).tiny).all()
+    assert (thresholds >= SMALLEST_THRESHOLD).all()
 
 
 def test_activations_that_were_not_asked_for_stay(bench):

@@ -112,6 +112,14 @@ def test_a_channel_that_was_constant_stays_silent(bench):
     assert (node.inputs[3].values > 0).all()
 
 
+def test_a_channel_that_hardly_varied_stays_silent(bench):
+    low, high = np.array([0.0, -2.0], np.float32), np.array([1e-40, 2.0], np.float32)
+    _, model = bounded(bench, "a = Elu (x) y = Conv (a, k)", low, high)
+    (node,) = calls(model)
+    thresholds = node.inputs[3].values.ravel()
+    assert thresholds[0] == thresholds[1] > 1
+
+
 def test_a_range_is_never_much_narrower_than_its_values():
     model = from_proto(
         onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {net("y = Tanh (x)")}')

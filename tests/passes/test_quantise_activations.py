@@ -96,11 +96,11 @@ def test_qcfs_with_thresholds_knows_its_channels_where_they_were_lost(bench):
     assert model.record.neurons[0].channel_axis == 1
 
 
-@pytest.mark.parametrize("theta", ["0.0", "-1.5"])
-def test_threshold_of_zero_or_less_is_refused(bench, theta):
+@pytest.mark.parametrize("theta", ["0.0", "-1.5", "1e-40"])
+def test_threshold_of_next_to_nothing_is_refused(bench, theta):
     text = net("QCFS (a, theta, T)").replace("theta = {1.5}", f"theta = {{{theta}}}")
     _, model, make = quantise(bench, text)
-    with pytest.raises(ModelError, match="threshold of zero or less"):
+    with pytest.raises(ModelError, match=r"threshold of less than 2\^-100"):
         make()(model)
 
 
