@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,14 +139,15 @@ def _judge_output(mutant: Path, output: Path, base: Path, *, verified: bool) -> 
     data = base.with_suffix(".npz")
     if [p.name for p in output.parent.iterdir()] != [output.name]:
         return Finding("partial output", "more files than asked for", wrong=True)
-    if (reason := _invalid(output)) is not None:
-        if _invalid(mutant) is None or _unusable(output, data) is not None:
-            return Finding("output that onnx.checker rejects", reason, wrong=True)
-        return Finding("converted, like its input only valid to ONNX Runtime")
+    invalid = _invalid(output)
+    if invalid is not None and _invalid(mutant) is None:
+        return Finding("output that onnx.checker rejects", invalid, wrong=True)
     if (reason := _unusable(output, data)) is not None:
         if _unusable(mutant, data) is None:
             return Finding("output that does not run", reason, wrong=True)
         return Finding("converted, runs no more than its input")
+    if invalid is not None:
+        return Finding("converted, like its input only valid to ONNX Runtime")
     if verified:
         return _verified(mutant, output, base)
     return Finding("converted")
@@ -180,5 +182,22 @@ def _unusable(path: Path, data: Path) -> str | None:
         found = session.run({spec.name: arrays[spec.name][:1] for spec in session.inputs})
     except (GraphpassError, KeyError) as error:
         return str(error)
-    others = [spec.name for spec in session.outputs if not spec.fits(found[spec.name].shape)]
-    return f"{path}: output '{others[0]}' has other sizes than declared" if others else None
+    for name, sizes in _declared(path):
+        if name in found and not _fits(found[name].shape, sizes):  # a state is no output
+            return f"{path}: output '{name}' has other sizes than declared"
+    return None
+
+
+def _declared(path: Path) -> Iterator[tuple[str, list[int | None] | None]]:
+    """Sizes of the outputs as the file has them: a session may know better."""
+    for output in onnx.load(path, load_external_data=False).graph.output:
+        kind = output.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        yield output.name, dims if kind.HasField("shape") else None
+
+
+def _fits(shape: tuple[int, ...], sizes: list[int | None] | None) -> bool:
+    if sizes is None:
+        return True
+    pairs = zip(shape, sizes, strict=False)
+    return len(shape) == len(sizes) and all(want in (None, got) for got, want in pairs)

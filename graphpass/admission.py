@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from graphpass import large_weights
 from graphpass_runtime.errors import GraphpassError, ModelError
 
+#: The largest factor of currents: float32 ends at 2^128, and T of them are summed.
+LARGEST_FACTOR = 2.0**96
+
 _BLOCK = 1 << 22  # elements that are looked at together
 _MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
-_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_LAYERS = frozenset(("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"))
 _EXPERIMENTAL = frozenset(
     """ATen Affine ConstantFill Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler
     ParametricSoftplus Scale ScaledTanh""".split()
@@ -60,7 +63,7 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
         )
     layers = {name for node in all_nodes(proto) if node.op_type in _LAYERS for name in node.input}
     for weight in _weights(proto):
-        if (problem := _damage(weight, finite=weight.name in layers)) is not None:
+        if (problem := _damage(weight, in_layer=weight.name in layers)) is not None:
             raise ModelError(
                 f"weight '{weight.name}' {problem}",
                 where=str(path),
@@ -258,10 +261,10 @@ def _weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from graph.initializer
 
 
-def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
+def _damage(weight: onnx.TensorProto, *, in_layer: bool) -> str | None:
     """What is wrong with a tensor; one at a time is read.
 
-    Infinity has its uses, as a mask or the lack of a bound, but not where `finite` is asked for.
+    Infinity has its uses, as a mask or the lack of a bound, but not in a layer.
     """
     if any(size < 0 for size in weight.dims):
         return f"has the sizes {list(weight.dims)}"
@@ -269,10 +272,10 @@ def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
         held, needed = len(weight.string_data), math.prod(weight.dims)
         return f"holds {held} texts, where its sizes need {needed}" if held != needed else None
     if large_weights.is_reference(weight):
-        return _not_a_number(large_weights.array_of(weight), finite=finite)
+        return _not_a_number(large_weights.array_of(weight), in_layer=in_layer)
     try:
         if not weight.HasField("raw_data"):
-            return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
+            return _not_a_number(onnx.numpy_helper.to_array(weight), in_layer=in_layer)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
     except (KeyError, TypeError, ValueError) as error:
         return f"cannot be read ({first_line(error)})"
@@ -280,17 +283,19 @@ def _damage(weight: onnx.TensorProto, *, finite: bool) -> str | None:
     expected = -(-math.prod(weight.dims) * bits // 8)
     if len(weight.raw_data) != expected:
         return f"holds {len(weight.raw_data)} bytes, where its type and sizes need {expected}"
-    return _not_a_number(onnx.numpy_helper.to_array(weight), finite=finite)
+    return _not_a_number(onnx.numpy_helper.to_array(weight), in_layer=in_layer)
 
 
-def _not_a_number(array: NDArray[Any], *, finite: bool) -> str | None:
+def _not_a_number(array: NDArray[Any], *, in_layer: bool) -> str | None:
     if array.dtype.kind != "f":
         return None
     flat = array.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
         block = flat[start : start + _BLOCK]
-        if (~np.isfinite(block) if finite else np.isnan(block)).any():
+        if (~np.isfinite(block) if in_layer else np.isnan(block)).any():
             return "holds values that are not finite"
+        if in_layer and float(np.abs(block).max()) > LARGEST_FACTOR:
+            return "holds values beyond 2^96, for whose sums float32 has no room"
     return None
 
 

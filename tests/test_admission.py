@@ -1,6 +1,7 @@
 """Files that are not valid are refused before any pass sees them; what runs is let through."""
 
 import contextlib
+import warnings
 
 import numpy as np
 import onnx
@@ -266,6 +267,21 @@ def test_weight_of_a_layer_that_is_not_finite(value, read):
     proto = parse()
     proto.graph.initializer[0].float_data[3] = value
     refused(read, proto, "weight 'w'", "not finite")
+
+
+def test_weight_of_a_layer_beyond_what_sums_have_room_for(read):
+    proto = parse()
+    proto.graph.initializer[0].float_data[3] = 1e28
+    assert len(read(proto).graph.nodes) == 2
+    proto.graph.initializer[0].float_data[3] = -1e38
+    refused(read, proto, "weight 'w'", "beyond 2^96")
+
+
+def test_weight_in_half_precision_is_compared_with_its_bound_quietly(read):
+    proto = parse(TEXT.replace("float", "float16"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read(proto).graph.nodes) == 2
 
 
 def test_infinity_beside_layers_is_let_through(read):
