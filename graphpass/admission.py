@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from graphpass import large_weights
 from graphpass_runtime.errors import GraphpassError, ModelError
 
-#: The largest factor of currents: float32 ends at 2^128, and T of them are summed.
-LARGEST_FACTOR = 2.0**96
+#: The largest constant of a current: float32 ends at 2^128, and T currents are summed.
+LARGEST = 2.0**96
 
 _BLOCK = 1 << 22  # elements that are looked at together
 _MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
@@ -61,6 +61,14 @@ def admit(proto: onnx.ModelProto, path: Path) -> None:
             where=str(path),
             remedy="export the model again with a name for each output",
         )
+    for node in all_nodes(proto):
+        order = next((a.i for a in node.attribute if a.name == "storage_order"), 0)
+        if order not in (0, 1):  # ONNX Runtime minds only where it does not fuse the node
+            raise ModelError(
+                f"{node.op_type} node '{node.name}' has a storage_order of {order}",
+                where=str(path),
+                remedy="use 0 or 1",
+            )
     layers = {name for node in all_nodes(proto) if node.op_type in _LAYERS for name in node.input}
     for weight in _weights(proto):
         if (problem := _damage(weight, in_layer=weight.name in layers)) is not None:
@@ -294,7 +302,7 @@ def _not_a_number(array: NDArray[Any], *, in_layer: bool) -> str | None:
         block = flat[start : start + _BLOCK]
         if (~np.isfinite(block) if in_layer else np.isnan(block)).any():
             return "holds values that are not finite"
-        if in_layer and float(np.abs(block).max()) > LARGEST_FACTOR:
+        if in_layer and float(np.abs(block).max()) > LARGEST:
             return "holds values beyond 2^96, for whose sums float32 has no room"
     return None
 

@@ -172,7 +172,7 @@ def _constants(layer: gs.Node) -> tuple[NDArray[Any] | None, NDArray[Any] | None
     weight = editing.values(layer.inputs[1])
     given = editing.present(layer.inputs, 2)
     bias = np.zeros(1) if given is None else editing.values(given)
-    if weight is None or (layer.op == "MatMul" and weight.ndim != 2):
+    if weight is None or weight.ndim < 2 or (layer.op == "MatMul" and weight.ndim > 2):
         return None, bias
     if bias is not None and bias.ndim > 1:
         bias = bias.ravel() if bias.shape[0] == 1 else None  # Gemm broadcasts [1, C]

@@ -277,6 +277,14 @@ def test_weight_of_a_layer_beyond_what_sums_have_room_for(read):
     refused(read, proto, "weight 'w'", "beyond 2^96")
 
 
+def test_storage_order_that_onnx_does_not_have(read):
+    text = "agraph (float[N,3,4,4] x) => (float[N,3,2,2] y) {{ y = MaxPool <{}> (x) }}"
+    attributes = "kernel_shape = [2,2], strides = [2,2], storage_order = {}"
+    assert len(read(parse(text.format(attributes.format(1)))).graph.nodes) == 1
+    proto = parse(text.format(attributes.format(2)))
+    refused(read, proto, "MaxPool node", "storage_order of 2", "use 0 or 1")
+
+
 def test_weight_in_half_precision_is_compared_with_its_bound_quietly(read):
     proto = parse(TEXT.replace("float", "float16"))
     with warnings.catch_warnings():

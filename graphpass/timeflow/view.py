@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import editing
-from graphpass.admission import LARGEST_FACTOR
+from graphpass.admission import LARGEST
 from graphpass.timeflow.types import Kind, Refusal, Shape, TimeType
 
 
@@ -151,15 +151,14 @@ def moved(kind: TimeType, place: Any) -> TimeType:
 
 def not_finite(view: View) -> Refusal | None:
     """A sum, product or quotient that makes currents infinite: no neuron can be charged so."""
-    factors = view.node.op in ("Mul", "Div")
     for index in range(len(view.node.inputs)):
         array = view.constant(index)
         if array is None or array.dtype.kind != "f":
             continue
         with np.errstate(all="ignore"):
-            factor = 1 / array if view.node.op == "Div" and index == 1 else array
-        if not np.isfinite(array).all() or not np.isfinite(factor).all():
+            operand = 1 / array if view.node.op == "Div" and index == 1 else array
+        if not np.isfinite(array).all() or not np.isfinite(operand).all():
             return Refusal("computes with zero or infinity", "mend the constants of the model")
-        if factors and float(np.abs(factor).max(initial=0)) > LARGEST_FACTOR:
-            return Refusal("multiplies by more than 2^96", "mend the constants of the model")
+        if float(np.abs(operand).max(initial=0)) > LARGEST:
+            return Refusal("computes with more than 2^96", "mend the constants of the model")
     return None

@@ -124,6 +124,14 @@ def test_layer_with_weights_of_an_input_stays(bench):
     recorded_only(bench, text.replace("(x, w)", "(x, k)"))
 
 
+def test_layer_whose_weight_is_one_number_stays(bench):
+    """Not ONNX, but a quantiser's zero point may stand there in a damaged file."""
+    model = bench.model(conv("Conv"))
+    model.graph.nodes[0].inputs[1].values = np.float32(1)
+    assert FoldBatchNorm().apply(model) == 1
+    assert [node.op for node in model.graph.nodes] == ["Conv", "BatchNormalization"]
+
+
 def test_bias_of_a_gemm_in_a_row(bench):
     weights = f"{array('w', 3, 4)}, {array('c', 1, 4)}"
     text = net("N,3", "N,4", weights, f"a = Gemm (x, w, c) y = {BN.format('a')}")

@@ -48,6 +48,7 @@ REFUSED = [
     ("y = Mul (r, q)", "both vary in time", "keep one side analog"),
     ("y = Div (r, nought)", "zero or infinity", "mend the constants"),
     ("y = Mul (r, huge)", r"more than 2\^96", "mend the constants"),
+    ("y = Sub (r, huge)", r"more than 2\^96", "mend the constants"),
     ("y = Div (r, speck)", r"more than 2\^96", "mend the constants"),
     ("y = Mul (r, r)", "both vary in time", "keep one side analog"),
     ("y = MatMul (r, q)", "both vary in time", "keep one side analog"),

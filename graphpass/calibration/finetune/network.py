@@ -78,7 +78,7 @@ class Network(nn.Module):
                     values[output.name] = result
             for spent in self._last_reader.get(position, ()):
                 values.pop(spent, None)
-        return {t.name: values[t.name] for t in self._model.graph.outputs}, activations
+        return {t.name: self._output(t, values) for t in self._model.graph.outputs}, activations
 
     def write_back(self) -> None:
         """Put the weights into the graph, as new initializers: old ones may have other uses."""
@@ -113,6 +113,11 @@ class Network(nn.Module):
         if isinstance(tensor, gs.Constant):
             return self._constants[id(tensor)]
         return None if tensor.is_empty() else values[tensor.name]
+
+    def _output(self, tensor: gs.Tensor, values: Values) -> Tensor:
+        if isinstance(tensor, gs.Constant):
+            return torch.from_numpy(np.array(tensor.values))
+        return values[tensor.name]
 
     def _run(self, node: gs.Node, inputs: list[Tensor | None]) -> Sequence[Tensor]:
         call, function = self._call(node, inputs), find_operator(node)

@@ -110,6 +110,15 @@ def test_nothing_learned_nothing_changed(digits_stage: Model, digits: Digits):
     np.testing.assert_array_equal(one["logits"], other["logits"])
 
 
+def test_output_that_is_an_initializer(write_model):
+    path = write_model(
+        "g (float[N, 2] x) => (float[N, 2] y, float[2] w) { y = Add (x, w) }",
+        {"w": np.array([1, 2], np.float32)},
+    )
+    outputs, _ = Network(load(path))({"x": torch.zeros(1, 2)}, {})
+    assert outputs["y"].tolist() == [outputs["w"].tolist()] == [[1, 2]]
+
+
 def test_learned_weights_go_into_new_initializers(write_model):
     """`w` is a weight of two products and, elsewhere, a summand: that use keeps its values."""
     path = write_model(
