@@ -159,11 +159,24 @@ class Instrumented:
             for name, mine, other in zip(self._outputs, own, others, strict=True)
         )
 
+    def check_unpooled(self) -> None:
+        """Refuse counts that are those of pooled neurons, where these are not pooled.
+
+        Raises:
+            ModelError: the other side has neurons behind a MaxPool that stand before it here.
+        """
+        for name, (_, spikes) in self._shown.items():
+            if spikes != self._neurons[name].spikes:
+                raise ModelError(
+                    f"neuron '{name}' stands in front of a MaxPool, in the reference behind",
+                    where=self._model.name,
+                    remedy="swap the two files",
+                )
+
     def replay(self, counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float32]]:
         """Feeds that let every reader of a neuron read these counts instead of its own.
 
-        Raises:
-            ModelError: the counts are those of pooled neurons, and these are not pooled.
+        They are counts of the neurons themselves, not behind the pools of the other side.
         """
         if self._session is None:
             self._accept_counts({name: array.ndim for name, array in counts.items()})
@@ -178,21 +191,17 @@ class Instrumented:
         for node in [n for n in graph.nodes if editing.is_dialect(n, *dialect.SPIKING)]:
             spikes = node.outputs[-1]
             neuron = spikes_of[spikes.name]
-            if self._shown[neuron.name][1] != neuron.spikes:
-                raise ModelError(
-                    f"neuron '{neuron.name}' stands in front of a MaxPool, in the reference behind",
-                    where=self._model.name,
-                    remedy="swap the two files",
-                )
             counts = gs.Variable(
                 _fed(neuron.name), np.dtype(np.float32), [None] * ranks[neuron.name]
             )
             counts.shape[neuron.batch_axis] = "N"
             graph.inputs.append(counts)
-            if spikes.outputs:  # what follows reads counts
-                editing.redirect(self._model, spikes, counts)
-            else:
+            if neuron.carrier is Carrier.TRAIN:
                 _fire_again(self._model, node, neuron, counts)
+                continue
+            if node.outputs[0] is not spikes:  # what follows reads currents
+                _carry(self._model, node, neuron, counts)
+            editing.redirect(self._model, spikes, counts)
         graph.toposort()
 
 
@@ -263,8 +272,16 @@ def _pooled(
     return str(source.name)
 
 
+def _carry(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:
+    """What a neuron passes on becomes its amplitude times these counts."""
+    flows = node.outputs[0]
+    node.outputs[0] = gs.Variable(f"{neuron.name}/own_output")
+    inputs = [counts, node.inputs[_AMPLITUDE]]
+    model.graph.nodes.append(gs.Node("Mul", f"{neuron.name}/replayed", {}, inputs, [flows]))
+
+
 def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable) -> None:
-    """A second neuron takes over the output of the first.
+    """A second neuron takes over the train of the first.
 
     With threshold T and no shift it turns a count n into exactly n spikes; what they carry
     is still the file's own amplitude.
@@ -283,7 +300,6 @@ def _fire_again(model: Model, node: gs.Node, neuron: Neuron, counts: gs.Variable
         inputs=parameters.inputs(model, unit, counts),
         outputs=parameters.outputs(unit, flows),
     )
-    if neuron.carrier is Carrier.TRAIN:
-        matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
+    matmul.build(model, again, unit, TimeType(Kind.STATIC, neuron.batch_axis))
     again.inputs[_AMPLITUDE] = amplitude
     model.graph.nodes.append(again)

@@ -3,8 +3,9 @@
 Float32 sums are not associative, and the optimiser fuses two files differently, so
 that a membrane potential at a threshold may fall on either side of it. Therefore each
 sample is followed to the first layer where its counts differ: those counts are
-origins, and must be near ties. What differs later in that sample is downstream of an
-origin, reported and not judged. Equal means: no origin that is not a near tie.
+origins, and must be near ties, or no further from one than rounding carries the potential
+(`rounding_reach`). What differs later in that sample is downstream of an origin, reported
+and not judged. Equal means: no other origin.
 
 A form that rounds weights is another network, compared in `quantised_verification`.
 """
@@ -12,8 +13,9 @@ A form that rounds weights is another network, compared in `quantised_verificati
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ from graphpass.quantised_verification import (
     QuantisedVerification,
     agreeing,
 )
+from graphpass.rounding_reach import RoundingReach
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
@@ -58,18 +61,21 @@ class Verification:
         layers: spiking layers.
         counts_compared: spike counts over all samples and layers.
         origin_near_tie: counts that differ first in their sample, at a near tie.
-        origin_unexplained: counts that differ first in their sample, and are none.
+        origin_within_rounding: counts that differ first in their sample, further from a tie,
+            but not further than rounding moves the reference's own potential.
+        origin_unexplained: other counts that differ first in their sample.
         downstream: counts that differ in a layer behind an origin.
         samples_diverged: samples with an origin.
         max_abs_diff: largest difference of an output; infinite where one side's is not finite.
         argmax_agreement: share of samples with the same largest first output.
-        origins: per layer with origins, (near ties, unexplained).
+        origins: per layer with origins, (explained, unexplained).
     """
 
     samples: int = 0
     layers: int = 0
     counts_compared: int = 0
     origin_near_tie: int = 0
+    origin_within_rounding: int = 0
     origin_unexplained: int = 0
     downstream: int = 0
     samples_diverged: int = 0
@@ -146,6 +152,9 @@ def verify(
         return close.result
     left = Instrumented(wanted, record, options)
     right = Instrumented(candidate, spiking_record(wanted), options)
+    if strict:
+        right.check_unpooled()
+    rounding = RoundingReach(partial(_reference_model, reference, record), record, options)
     source = open_model_data(
         data, left.session.inputs, [(snn, record), (reference, None)], preprocess, samples
     )
@@ -164,7 +173,8 @@ def verify(
                 remedy="give the files of one conversion",
             )
         size = _samples(batch.feeds, expected)
-        _compare(result, record.neurons, expected, found, size, strict=strict)
+        reach = cache(partial(rounding.measure, batch.feeds, expected))
+        _compare(result, record.neurons, expected, found, size, reach, strict=strict)
         agreed += _compare_outputs(result, expected, found, size)
         result.samples += size
         advance(size)
@@ -248,6 +258,7 @@ def _compare(
     expected: Reading,
     found: Reading,
     size: int,
+    reach: Callable[[], Mapping[str, NDArray[np.float32]]],
     *,
     strict: bool,
 ) -> None:
@@ -262,14 +273,21 @@ def _compare(
         apart = np.abs(expected.counts[name] - found.counts[name]).reshape(size, -1)[judged]
         # At a tie two counts are possible, next to each other.
         with np.errstate(invalid="ignore"):  # a potential that is not finite is near no tie
-            near = (np.abs(u - np.rint(u)) <= NEAR * scale) & (apart == 1)
-        ties, unexplained = int(near.sum()), int((~near).sum())
+            distance = np.abs(u - np.rint(u))
+            near = (distance <= NEAR * scale) & (apart == 1)
+            rounded = np.zeros_like(near)
+            if not near.all():
+                moved = reach()[name].reshape(size, -1)[judged]
+                rounded = (distance <= moved) & (apart == 1) & ~near
+        ties, within, total = int(near.sum()), int(rounded.sum()), near.size
         result.origin_near_tie += ties
-        result.origin_unexplained += unexplained
-        result.downstream += int(differs.sum() - judged.sum())
-        if ties or unexplained:
-            old = result.origins.get(name, (0, 0))
-            result.origins[name] = (old[0] + ties, old[1] + unexplained)
+        result.origin_within_rounding += within
+        result.origin_unexplained += total - ties - within
+        result.downstream += int(differs.sum()) - total
+        if total:
+            explained, unexplained = result.origins.get(name, (0, 0))
+            explained += ties + within
+            result.origins[name] = (explained, unexplained + total - ties - within)
         diverged |= differs.any(axis=1)
     result.samples_diverged += int(diverged.sum())
 

@@ -32,7 +32,8 @@ def verify(
     """Compare the spike counts of SNN with those of REFERENCE, layer by layer.
 
     REFERENCE is the ANN, a stage file from 2-daqcfs on, or another form of the SNN. Exit
-    code 1 when a count differs first in its sample without being a near tie.
+    code 1 when a count differs first in its sample and is neither a near tie nor one that
+    rounding explains.
 
     An SNN of form int8 is a close network, not the same one. Exit code 1 when ONNX Runtime
     rounds to other levels than the file's integers say, near ties aside, or when the

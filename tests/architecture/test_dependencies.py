@@ -29,7 +29,7 @@ LAYERS = (
         *("pipeline", "inspection", "verification", "quantised_verification", "reports"),
         *("step_allocation", "step_search"),
     },
-    {"diagnosis"},
+    {"diagnosis", "rounding_reach"},
     {"stages", "instrument", "integer_reference", "options"},
     {"forms"},
     {"passes", "calibration", "consistency", "plan"},
