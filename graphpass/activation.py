@@ -8,8 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
-
-_UNBOUNDED = float(np.finfo(np.float32).max)  # what exporters write for "no bound"
+from graphpass.admission import LARGEST
 
 
 def bounds(node: gs.Node) -> tuple[float, float] | None:
@@ -56,7 +55,7 @@ def _bound(node: gs.Node, name: str, index: int, default: float) -> float | None
         value = editing.scalar(tensor)
     else:
         return default
-    if value is not None and abs(value) >= _UNBOUNDED:
+    if value is not None and abs(value) > LARGEST:  # what exporters write for "no bound"
         return math.copysign(math.inf, value)
     return value
 

@@ -203,7 +203,9 @@ def _slack(grid: Array, values: NDArray[np.float64]) -> NDArray[np.float64]:
     span = np.maximum.accumulate(values[order]) - np.minimum.accumulate(values[order])
     slack = np.empty_like(values)
     slack[order] = _NOISE * span
-    return slack + _ROUNDING * np.abs(values)
+    # Where it is a difference from the current itself (Tanhshrink), it is as exact as that.
+    near = np.minimum(np.abs(grid), np.float32(_LEAST_REACH))[:, None]
+    return slack + _ROUNDING * (np.abs(values) + near)
 
 
 def _falls(values: NDArray[np.float64], slack: NDArray[np.float64]) -> NDArray[np.bool_]:

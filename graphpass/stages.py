@@ -46,6 +46,7 @@ from graphpass.passes.recognise_signs import RecogniseSigns
 from graphpass.passes.spell_clip import SpellClip
 from graphpass.passes.spell_gelu import SpellGelu
 from graphpass.passes.spell_integer_weights import SpellIntegerWeights
+from graphpass.passes.spell_log_sigmoid import SpellLogSigmoid
 from graphpass.passes.spell_qoperator import SpellQOperator
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.split_fused import SplitFused
@@ -88,6 +89,7 @@ def normalise(
             SplitFused(),
             UnifyPrecision(),
             SpellGelu(),
+            SpellLogSigmoid(),
             *_FOLDS,
             DropEmpty(),
             PadConstants(),

@@ -48,6 +48,11 @@ def curve(body, opset=18):
         ("y = ThresholdedRelu (x)", 1),
         ("y = Erf (x)", 1),
         ("y = Round (x)", 1),
+        ("y = Atan (x)", 1),
+        ("y = Asinh (x)", 1),
+        ("y = Sinh (x)", 1),
+        ("y = Shrink (x)", 1),
+        ("a = Tanh (x) y = Sub (x, a)", 1),
         ("a = Exp (x) b = Add (a, one) y = Div (one, b)", -1),
     ],
 )

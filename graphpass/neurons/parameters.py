@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphpass import editing
+from graphpass.admission import LARGEST
 from graphpass.model import Model
 from graphpass_runtime.metadata import Neuron
 
@@ -35,6 +36,13 @@ def guarded(threshold: NDArray[np.float32]) -> NDArray[np.float32]:
     if largest * _SMALLEST < SMALLEST_THRESHOLD:  # the whole layer is dead
         largest = 1.0
     return np.maximum(threshold, np.float32(largest * _SMALLEST)).astype(np.float32)
+
+
+def unusable(threshold: NDArray[np.float32]) -> str | None:
+    """What is wrong with thresholds that a neuron cannot have."""
+    if not (threshold >= SMALLEST_THRESHOLD).all():
+        return "less than 2^-100"
+    return "more than 2^96" if (threshold > LARGEST).any() else None
 
 
 def inputs(model: Model, neuron: Neuron, current: gs.Tensor) -> list[gs.Tensor]:

@@ -60,8 +60,9 @@ def _lower(model: Model, node: gs.Node) -> None:
     if node.op != "BipolarQuant":
         zero = _constant(model, node, 2, "zero point")
         bits = _bits(model, node, 3)
-    bipolar = bits == 1 and bool(node.attrs.get("signed", 1))
-    ends, rounding = _ends(node, bits), _rounding(model, node, "ROUND", constant=real is not None)
+    bipolar = bits == 1 and _flag(model, node, "signed", 1)
+    ends = _ends(model, node, bits)
+    rounding = _rounding(model, node, "ROUND", constant=real is not None)
     if real is not None:
         levels = _levels(model, node, real, scale, zero)
         signs = np.where(levels >= 0, 1, -1)
@@ -134,10 +135,21 @@ def _levels(
         return _float(np.nan_to_num(_float(real) / scale) + zero)
 
 
-def _ends(node: gs.Node, bits: int) -> tuple[int, int]:
+def _flag(model: Model, node: gs.Node, name: str, default: int) -> bool:
+    value = node.attrs.get(name, default)
+    if value not in (0, 1):
+        raise ModelError(
+            f"{editing.describe(node)} has an attribute '{name}' that is neither 0 nor 1",
+            where=model.name,
+            remedy="export the model again",
+        )
+    return bool(value)
+
+
+def _ends(model: Model, node: gs.Node, bits: int) -> tuple[int, int]:
     """The smallest and the largest integer."""
-    narrow = int(node.attrs.get("narrow", 0))
-    if node.attrs.get("signed", 1):
+    narrow = _flag(model, node, "narrow", 0)
+    if _flag(model, node, "signed", 1):
         return -(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1
     return 0, 2**bits - 1 - narrow
 
@@ -205,7 +217,7 @@ def _write_truncation(model: Model, node: gs.Node) -> None:
                 where=model.name,
                 remedy="export the network again",
             )
-        ends = [np.array(end, np.float32) for end in _ends(node, bits)]
+        ends = [np.array(end, np.float32) for end in _ends(model, node, bits)]
         keys = (f"{name}/lowest", f"{name}/highest")
         limits = [("Clip", [editing.constant(model, *end) for end in zip(keys, ends, strict=True)])]
         middle = _float(zero / 2.0**places)

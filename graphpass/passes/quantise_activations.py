@@ -68,9 +68,9 @@ class QuantiseActivations(Pass):
         above = node.op == dialect.CLIP_ABOVE
         limits = [np.asarray(editing.values(tensor)) for tensor in node.inputs[1:]]
         threshold = _per_channel(limits[-1] if above else limits[0], count)
-        if not (threshold >= parameters.SMALLEST_THRESHOLD).all():
+        if (what := parameters.unusable(threshold)) is not None:
             raise ModelError(
-                f"{editing.describe(node)} has a threshold of less than 2^-100",
+                f"{editing.describe(node)} has a threshold of {what}",
                 remedy="check the network that it was exported from",
             )
         assert kind.batch_axis is not None, "time flow refuses neurons without a batch"

@@ -150,6 +150,8 @@ def test_unsigned_is_recognised_as_a_neuron(bench, opset, bits):
     ("body", "opset", "reason"),
     [
         ('y = D.Quant <rounding_mode = "HALF_UP"> (x, s, z, b)', 17, "rounds by HALF_UP"),
+        ("y = D.Quant <signed = [1, 0]> (x, s, z, b)", 17, "'signed' that is neither 0 nor 1"),
+        ("y = D.Quant <narrow = 7> (x, s, z, b)", 17, "'narrow' that is neither 0 nor 1"),
         ("y = D.Quant (x, s, z, b)", 10, "opset 10"),
         ("k = Relu (s) y = D.Quant (x, k, z, b)", 17, "the scale of Quant node"),
         ("k = Relu (b) y = D.Quant (x, s, z, k)", 17, "number of bits"),

@@ -96,11 +96,17 @@ def test_qcfs_with_thresholds_knows_its_channels_where_they_were_lost(bench):
     assert model.record.neurons[0].channel_axis == 1
 
 
-@pytest.mark.parametrize("theta", ["0.0", "-1.5", "1e-40"])
-def test_threshold_of_next_to_nothing_is_refused(bench, theta):
+@pytest.mark.parametrize(
+    ("theta", "what"),
+    [
+        *((theta, r"less than 2\^-100") for theta in ("0.0", "-1.5", "1e-40")),
+        ("1e30", r"more than 2\^96"),
+    ],
+)
+def test_threshold_that_nothing_can_be_divided_by_is_refused(bench, theta, what):
     text = net("QCFS (a, theta, T)").replace("theta = {1.5}", f"theta = {{{theta}}}")
     _, model, make = quantise(bench, text)
-    with pytest.raises(ModelError, match=r"threshold of less than 2\^-100"):
+    with pytest.raises(ModelError, match=f"threshold of {what}"):
         make()(model)
 
 
