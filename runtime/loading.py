@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ from graphpass_runtime.providers import (
 
 _GPU = (("tensorrt", TENSORRT), ("cuda", CUDA))
 _SPELLED = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+_WIDE = "session.x64quantprecision"
 _SILENT = 4  # log severity: fatal only; what matters comes as an exception too
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -130,7 +132,7 @@ class ModelSource:
         if self.file_order:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if saturates():  # a wider kernel, less than half as fast
-            options.add_session_config_entry("session.x64quantprecision", "1")
+            options.add_session_config_entry(_WIDE, "1")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         if not self.spinning:
@@ -149,12 +151,20 @@ class ModelSource:
             )
         else:
             source = str(self.model)
+        # Its Python fallback prints to stdout and hides what it ran on: off.
+        create = partial(ort.InferenceSession, source, options, providers, enable_fallback=0)
         try:
-            # Its Python fallback prints to stdout and hides what it ran on: off.
-            return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+            try:
+                return create()
+            except Exception as error:  # ONNX Runtime's own share no other base
+                if type(error).__name__ != "NotImplemented" or not saturates():
+                    raise
+                # Fused operators on signed integers (QGemm) have the narrow kernel alone.
+                options.add_session_config_entry(_WIDE, "0")
+                return create()
         except (RuntimeError, ValueError):
             raise
-        except Exception as error:  # ONNX Runtime's own share no other base
+        except Exception as error:
             raise load_error(error, where=self.where, folder=folder) from error
 
     def _read(self, path: Path) -> bytes:

@@ -170,6 +170,21 @@ def test_processors_that_saturate_get_the_wider_kernel(
             options.get_session_config_entry(key)
 
 
+def test_operators_without_a_wider_kernel_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = "float one = {1.0}, int8 nought = {0}, int8[2,2] w = {1, 2, 3, 100}"
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>'
+        f" g (int8[N,2] x) => (int8[N,2] y) <{constants}> {{"
+        ' y = com.microsoft.QGemm (x, one, nought, w, one, nought, "", one, nought) }'
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    monkeypatch.setattr(loading, "saturates", lambda: True)
+    feeds = {"x": np.array([[1, 1]], np.int8)}
+    assert Session(tmp_path / "model.onnx", provider="cpu").run(feeds)["y"].tolist() == [[4, 102]]
+
+
 def test_runtime_needs_numpy_and_onnxruntime_only() -> None:
     forbidden = ("onnx", "graphpass", "torch", "rich", "PIL", "click", "onnx_graphsurgeon")
     modules = ("session", "data", "evaluation", "preprocess", "providers")
