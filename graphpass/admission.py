@@ -22,7 +22,7 @@ from graphpass import large_weights
 from graphpass_runtime.errors import GraphpassError, ModelError
 
 #: The largest constant of a current: float32 ends at 2^128, and T currents are summed.
-LARGEST = 2.0**96
+LARGEST = 2.0**112
 
 _BLOCK = 1 << 22  # elements that are looked at together
 _MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
@@ -303,7 +303,7 @@ def _not_a_number(array: NDArray[Any], *, in_layer: bool) -> str | None:
         if (~np.isfinite(block) if in_layer else np.isnan(block)).any():
             return "holds values that are not finite"
         if in_layer and float(np.abs(block).max()) > LARGEST:
-            return "holds values beyond 2^96, for whose sums float32 has no room"
+            return "holds values beyond 2^112, for whose sums float32 has no room"
     return None
 
 

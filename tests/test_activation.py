@@ -40,7 +40,7 @@ def node(call, opset=17, dtype="float"):
         (10, "Clip (x)", (-INF, INF)),
         (9, "Clip <min = 0.0, max = 3.4028234663852886e38> (x)", (0, INF)),
         (9, "Clip <min = -3.4028234663852886e38, max = 1.0> (x)", (-INF, 1)),
-        (9, "Clip <min = 0.0, max = 1e30> (x)", (0, INF)),
+        (9, "Clip <min = 0.0, max = 1e35> (x)", (0, INF)),
         (11, "Clip (x, zero, six)", (0, 6)),
         (11, "Clip (x, zero, six1)", (0, 6)),
         (17, 'Clip (x, "", six)', (-INF, 6)),

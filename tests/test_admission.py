@@ -271,10 +271,10 @@ def test_weight_of_a_layer_that_is_not_finite(value, read):
 
 def test_weight_of_a_layer_beyond_what_sums_have_room_for(read):
     proto = parse()
-    proto.graph.initializer[0].float_data[3] = 1e28
+    proto.graph.initializer[0].float_data[3] = 1e33
     assert len(read(proto).graph.nodes) == 2
     proto.graph.initializer[0].float_data[3] = -1e38
-    refused(read, proto, "weight 'w'", "beyond 2^96")
+    refused(read, proto, "weight 'w'", "beyond 2^112")
 
 
 def test_storage_order_that_onnx_does_not_have(read):

@@ -42,7 +42,7 @@ def unusable(threshold: NDArray[np.float32]) -> str | None:
     """What is wrong with thresholds that a neuron cannot have."""
     if not (threshold >= SMALLEST_THRESHOLD).all():
         return "less than 2^-100"
-    return "more than 2^96" if (threshold > LARGEST).any() else None
+    return "more than 2^112" if (threshold > LARGEST).any() else None
 
 
 def inputs(model: Model, neuron: Neuron, current: gs.Tensor) -> list[gs.Tensor]:

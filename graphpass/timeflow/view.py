@@ -160,5 +160,5 @@ def not_finite(view: View) -> Refusal | None:
         if not np.isfinite(array).all() or not np.isfinite(operand).all():
             return Refusal("computes with zero or infinity", "mend the constants of the model")
         if float(np.abs(operand).max(initial=0)) > LARGEST:
-            return Refusal("computes with more than 2^96", "mend the constants of the model")
+            return Refusal("computes with more than 2^112", "mend the constants of the model")
     return None
