@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import editing
-from graphpass.model import Model
+from graphpass.model import Model, infer_shapes
 from graphpass.passes.base import Pass
 
 _DOMAIN = "com.microsoft"
@@ -25,10 +25,18 @@ class SplitFused(Pass):
     def apply(self, model: Model) -> int:
         """Every one of them."""
         count = 0
-        for node in list(model.graph.nodes):
-            split = _SPLITS.get(node.op) if node.domain == _DOMAIN else None
-            count += split is not None and split(model, node)
+        while split := sum(_try_split(model, node) for node in list(model.graph.nodes)):
+            count += split
+            if not any(node.domain == _DOMAIN for node in model.graph.nodes):
+                break
+            model.graph.toposort()
+            infer_shapes(model)  # what is behind one of them may be known now
         return count
+
+
+def _try_split(model: Model, node: gs.Node) -> bool:
+    split = _SPLITS.get(node.op) if node.domain == _DOMAIN else None
+    return split is not None and split(model, node)
 
 
 def _fused_conv(model: Model, node: gs.Node) -> bool:

@@ -68,6 +68,16 @@ def test_matmul(bench, tmp_path):
     compare(bench, proto, ["Transpose", "MatMul", "Mul"])
 
 
+def test_matmul_behind_another_whose_rank_is_not_written_down(bench, tmp_path):
+    text = """g (float[N,3,5] x, float[N,4,5] z) => (float[N,4,5] y) <float h = {0.5}> {
+        t = Transpose <perm = [0,2,1]> (z) m = MatMul (x, t) s = Mul (m, h) k = Relu (s)
+        u = Transpose <perm = [0,2,1]> (k) v = MatMul (u, x) y = Mul (v, h) }"""
+    proto = fused(bench, text, {}, 13, tmp_path)
+    assert [n.op_type for n in proto.graph.node] == ["FusedMatMul", "Relu", "FusedMatMul"]
+    del proto.graph.value_info[:]
+    compare(bench, proto, [*("Transpose", "MatMul", "Mul") * 2, "Relu"])
+
+
 def test_residual_sum(bench):
     """As the older optimiser wrote it: the sum comes before the activation."""
     text = """g (float[N,3,4,4] x) => (float[N,3,4,4] y) {
