@@ -235,7 +235,7 @@ class _Inference:
 
 def where_batch_goes(view: View) -> Verdict | None:
     """Type of a node's first output where nothing varies; None for operators without a rule."""
-    rule = find_rule(view.node) or find_place(view.node)
+    rule = find_place(view.node) or find_rule(view.node)
     return rule(view) if rule and view.types and view.types[0] else None
 
 

@@ -14,6 +14,8 @@ import onnx_graphsurgeon as gs
 
 from graphpass import editing
 from graphpass.timeflow.broadcasting import broadcast
+from graphpass.timeflow.rules_linear import convolution
+from graphpass.timeflow.rules_products import matmul
 from graphpass.timeflow.types import TimeType
 from graphpass.timeflow.view import MIXES, Rule, Verdict, View, moved, not_understood
 
@@ -50,6 +52,11 @@ def element_by_element(view: View) -> Verdict:
     if len(present) < len(view.types) or view.node.op == "Clip":
         return view.type()
     return broadcast(view)
+
+
+# Rounded to integers, a layer is none in time, but puts everything where it would.
+place("ConvInteger")(convolution)
+place("MatMulInteger")(matmul)
 
 
 @place("Softmax", "LogSoftmax", "Hardmax")

@@ -345,6 +345,20 @@ def test_scales_of_each_input_are_refused(digits: Digits, tmp_path: Path) -> Non
     assert not snn.exists()
 
 
+def test_scales_of_each_input_as_islands(digits: Digits, tmp_path: Path) -> None:
+    """Behind integers each channel still has a threshold of its own."""
+    ann, snn = tmp_path / "ann.onnx", tmp_path / "snn.onnx"
+    source = Path(graphpass_models.__file__).parent / "digits_cnn.onnx"
+    quantize_dynamic(source, ann)
+    images = [{"image": digits.train_images[:256]}]
+    result = convert(ann, snn, steps=32, data=images, islands="allow")
+    assert [neuron.channels for neuron in result.record.neurons] == [16, 16, 32]
+    feeds = {"image": digits.test_images}
+    assert verify(ann, snn, [feeds]).equal
+    logits = [Session(path).run(feeds)["logits"] for path in (ann, snn)]
+    assert np.mean(logits[0].argmax(1) == logits[1].argmax(1)) > 0.95
+
+
 def test_qonnx_file(shared_data: Path, tmp_path: Path) -> None:
     ann, snn = shared_data / "onnx_corpus/qonnx_espcn_quant.onnx", tmp_path / "snn.onnx"
     result = convert(ann, snn, steps=15, form="counts", keep=["79"])

@@ -100,6 +100,28 @@ def test_samples_are_mixed(op, shape, opset):
     assert isinstance(found, Refusal), found
 
 
+@pytest.mark.parametrize(
+    ("op", "shape", "place"),
+    [
+        ("MatMulInteger (x, w)", "N,3,4", (0, 2)),
+        ("MatMulInteger (w, x)", "N,4,3", (0, 1)),
+        ("ConvInteger (x, k)", "N,4,5", (0, 1)),
+        ("ConvInteger (x, k)", "4,4,N", None),
+    ],
+)
+def test_layers_on_integers(op, shape, place):
+    weights = "uint8[2,4] w = {1,2,3,4,5,6,7,8}, uint8[2,4,1] k = {1,2,3,4,5,6,7,8}"
+    weights = weights.replace("[2,4] w", "[4,2] w") if "x, w" in op else weights
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> g (uint8[{shape}] x) => (int32 y)'
+        f" <{weights}> {{ y = {op} }}"
+    )
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    found, _ = verdict(proto, shape)
+    assert isinstance(found, Refusal) == (place is None)
+    assert place is None or (found.batch_axis, found.channel_axis) == place
+
+
 def test_recurrent_layers():
     text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[5,N,2] x) => (float y)
         <{W}> {{ y = LSTM <hidden_size = 1> (x, wi, wr) }}"""
