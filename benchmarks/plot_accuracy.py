@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 Curves = dict[str, dict[str, dict[int, float]]]
 
 _COLUMNS = 3
+_LEGEND = 6  # rules beside each other
 _ORDER = ("optimal", "finetune", "paper", "none", "low-bit", "ORT int8")
 _TWINS = ("low-bit", "ORT int8")
 
@@ -65,7 +66,7 @@ def draw(curves: Curves, exact: dict[str, float], output: Path) -> None:
         for panel in axes[len(curves) :]:
             panel.set_axis_off()
         lines = {line.get_label(): line for panel in axes for line in panel.get_lines()}
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines))
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=_LEGEND)
         figure.savefig(output, format="svg", metadata={"Date": None})
 
 
