@@ -13,6 +13,8 @@ from graphpass.model import Model
 from graphpass.regions import Region, find_regions
 from graphpass.timeflow.view import find_rule
 
+_ON_INTEGERS = ("ConvInteger", "MatMulInteger")  # as dynamic quantisation writes layers
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -128,4 +130,4 @@ class _Search:
 def _is_layer(node: gs.Node) -> bool:
     """Has it weights?"""
     constants = [editing.values(tensor) is not None for tensor in node.inputs]
-    return editing.is_standard(node, *weights.LAYERS) and any(constants[:2])
+    return editing.is_standard(node, *weights.LAYERS, *_ON_INTEGERS) and any(constants[:2])

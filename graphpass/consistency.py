@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
 from graphpass.model import Model, infer_shapes
-from graphpass.neurons import Carrier, Neuron
+from graphpass.neurons import Carrier, Neuron, parameters
 from graphpass.plan import recorded_verdicts
 from graphpass.timeflow import TimeType, infer
 from graphpass_runtime.errors import ModelError
@@ -90,6 +91,16 @@ def _check_neurons(model: Model, record: FileRecord) -> None:
         if [t.name for t in node.outputs[1:]] != [neuron.potential, neuron.spikes]:
             raise _unfit(model, f"neuron '{neuron.name}' has other tensors")
         _check_axes(model, neuron, node, flow.types[neuron.name])
+        if editing.is_dialect(node, dialect.DAQCFS):
+            _check_shapes(model, neuron, node)
+
+
+def _check_shapes(model: Model, neuron: Neuron, node: gs.Node) -> None:
+    """Parameters of other shapes would give an output of another one."""
+    along = parameters.beside(neuron.threshold, len(node.inputs[0].shape), neuron.channel_axis)
+    for tensor in node.inputs[1:]:
+        if np.shape(editing.values(tensor)) not in ((), along.shape):
+            raise _unfit(model, f"neuron '{neuron.name}' has parameters of other shapes")
 
 
 def activation_of(model: Model, neuron: Neuron) -> gs.Node:

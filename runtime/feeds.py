@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphpass_runtime.errors import DataError
+from graphpass_runtime.errors import DataError, ModelError
 
 Array = NDArray[Any]
 
@@ -156,6 +156,7 @@ def split(
 
     Raises:
         DataError: no rows, or inputs that differ in their number of rows.
+        ModelError: memory does not hold a piece of the literal size.
     """
     rows = {name: len(feeds[name]) for name in batched}
     if not rows:
@@ -172,11 +173,18 @@ def split(
         valid = min(size, total - start)
         part = {name: feeds[name][start : start + size] for name in rows}
         if literal and valid < size:
-            part = {name: _pad(array, size) for name, array in part.items()}
+            part = {name: _pad(array, size, where) for name, array in part.items()}
         rows_run = size if literal else valid
         yield Chunk({**feeds, **part}, rows_run, valid, size, whole=rows_run == total == valid)
 
 
-def _pad(array: Array, size: int) -> Array:
+def _pad(array: Array, size: int, where: str | None) -> Array:
     # The last row again, not zeros: whatever the model does to data, it can do to it.
-    return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+    try:
+        return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+    except (MemoryError, ValueError) as error:
+        raise ModelError(
+            f"has a batch of {size:,} samples written into it, which memory does not hold",
+            where=where,
+            remedy="export the model with a symbolic batch",
+        ) from error

@@ -9,7 +9,8 @@ from graphpass.model import from_proto
 
 K = (
     "float[3,3,1,1] k = {1,2,3,4,5,6,7,8,9}, float two = {2.0}, float three = {3.0},"
-    " float zero = {0.0}, float six = {6.0}, float eps = {0.001}"
+    " float zero = {0.0}, float six = {6.0}, float eps = {0.001},"
+    " uint8[3,3,1,1] q = {1,2,3,4,5,6,7,8,9}"
 )
 
 
@@ -48,6 +49,14 @@ def candidates(body, opset=17):
             "a = Conv (x, k) r = Relu (a) q = Mul (r, r) p = GlobalAveragePool (q)"
             " e = Add (p, eps) s = Sqrt (e) n = Div (r, s) y = Conv (n, k)",
             ["r"],
+        ),
+        # layers on integers, as dynamic quantisation writes them
+        (
+            "i, si, zi = DynamicQuantizeLinear (x) c = ConvInteger (i, q, zi) f = Cast <to = 1> (c)"
+            " a = Mul (f, si) s = Sigmoid (a)"
+            " j, sj, zj = DynamicQuantizeLinear (s) d = ConvInteger (j, q, zj)"
+            " g = Cast <to = 1> (d) y = Mul (g, sj)",
+            ["s"],
         ),
         # rises and falls more than once
         ("a = Conv (x, k) s = Sin (a) y = Conv (s, k)", []),

@@ -139,6 +139,16 @@ def test_parameter_that_is_no_constant(carry_on):
     assert "lacks a parameter" in carry_on("3-calibrated", change)
 
 
+@pytest.mark.parametrize("stage", ["2-daqcfs", "3-calibrated"])
+def test_parameter_of_another_shape(stage, carry_on):
+    def change(proto, _):
+        name = [node for node in proto.graph.node if node.op_type == "DAQCFS"][-1].input[2]
+        (tensor,) = (w for w in proto.graph.initializer if w.name == name)
+        tensor.dims.append(1)
+
+    assert "parameters of other shapes" in carry_on(stage, change)
+
+
 @pytest.mark.parametrize("stage", ["1-clip", "2-daqcfs", "3-calibrated"])
 def test_node_that_cannot_be_placed_in_time(stage, carry_on):
     def change(proto, _):

@@ -68,6 +68,8 @@ def _move(
         return None
     if editing.is_standard(reader, *weights.LAYERS):
         return [] if _try_layer(model, product, reader) else None
+    if reader.outputs[0].shape is None:
+        return None
     if editing.is_standard(reader, "Concat"):
         return _through_concat(model, reader, [product, *others])
     return _through(model, product, reader)

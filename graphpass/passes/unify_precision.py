@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class UnifyPrecision(Pass):
         interface = [*model.graph.inputs, *model.graph.outputs]
         if not count and not any(_dtype(tensor) in others for tensor in model.graph.inputs):
             return 0
+        _relabel(graphs, others, {id(tensor) for tensor in interface})
         for tensor in interface:
             if _dtype(tensor) == _BRAIN:
                 tensor.dtype = _SINGLE
@@ -61,6 +63,15 @@ class UnifyPrecision(Pass):
 def _dtype(tensor: gs.Tensor) -> Any:
     """NumPy's type; graphsurgeon has a number for what NumPy does not have itself."""
     return _BRAIN if tensor.dtype == _CODES[_BRAIN] else tensor.dtype
+
+
+def _relabel(graphs: list[gs.Graph], others: list[np.dtype[Any]], kept: Set[int]) -> None:
+    """What is computed in between is single now, whatever the file or an inference called it."""
+    for graph in graphs:
+        tensors = [*graph.tensors().values(), *graph.inputs, *graph.outputs]
+        for tensor in tensors:
+            if isinstance(tensor, gs.Variable) and _dtype(tensor) in others:
+                tensor.dtype = tensor.dtype if id(tensor) in kept else _SINGLE
 
 
 def _is_double(graph: gs.Graph) -> bool:

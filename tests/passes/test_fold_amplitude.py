@@ -133,6 +133,13 @@ def test_readers_that_cannot_take_it(bench, name):
     assert to_bytes(model) == content
 
 
+def test_reader_of_unknown_shape(bench):
+    model, _ = counted(bench, FOLDED["max pool"])
+    (pool,) = (node for node in model.graph.nodes if node.op == "MaxPool")
+    pool.outputs[0].shape = None
+    assert FoldAmplitude().apply(model) == 0
+
+
 def test_shared_weights_are_left_alone(bench):
     given = (IMAGE, "N,3,4,4", f"{START} b = Conv (r, v) c = Conv (a, v) y = Add (b, c)", W, 0)
     model, _ = counted(bench, given)

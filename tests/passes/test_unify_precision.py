@@ -47,6 +47,19 @@ def test_mixed_precision(bench):
     bench.same_outputs(proto, model, atol=4e-3)
 
 
+def test_types_that_the_file_names_are_renamed(bench):
+    """No inference corrects them behind operators that ONNX does not know."""
+    model = bench.model(bench.half(NET))
+    interface = [*model.graph.inputs, *model.graph.outputs]
+    variables = [t for t in model.graph.tensors().values() if not hasattr(t, "values")]
+    for tensor in variables:
+        tensor.dtype = np.dtype(np.float16)
+    UnifyPrecision().apply(model)
+    assert {tensor.dtype for tensor in interface} == {np.dtype(np.float16)}
+    inner = [t for t in variables if not any(t is i for i in interface)]
+    assert {tensor.dtype for tensor in inner} == {np.dtype(np.float32)}
+
+
 def test_constant_nodes_and_shapes(bench):
     proto = bench.proto("agraph (float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
     half = onnx.numpy_helper.from_array(np.array([0.5], np.float16))

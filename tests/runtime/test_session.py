@@ -84,6 +84,13 @@ def test_pads_a_literal_batch_and_drops_the_padding(build: Build, rows: int) -> 
     assert set(sizes) == {4}
 
 
+@pytest.mark.parametrize("size", [1 << 50, 1 << 62])
+def test_literal_batch_that_memory_does_not_hold(build: Build, size: int) -> None:
+    session = Session(build(SCALE.replace("N", str(size))))
+    with pytest.raises(ModelError, match=f"a batch of {size:,} samples written into it"):
+        session.run({"x": np.ones((1, 3), np.float32)})
+
+
 def test_inputs_without_a_batch_axis_go_whole_to_every_piece(build: Build) -> None:
     text = (
         "g (float[N,2] x, float[3,2] w, float s) => (float[N,2] y) "
