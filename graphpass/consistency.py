@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
@@ -99,7 +98,7 @@ def _check_shapes(model: Model, neuron: Neuron, node: gs.Node) -> None:
     """Parameters of other shapes would give an output of another one."""
     along = parameters.beside(neuron.threshold, len(node.inputs[0].shape), neuron.channel_axis)
     for tensor in node.inputs[1:]:
-        if np.shape(editing.values(tensor)) not in ((), along.shape):
+        if tuple(tensor.shape) not in ((), along.shape):
             raise _unfit(model, f"neuron '{neuron.name}' has parameters of other shapes")
 
 

@@ -59,7 +59,8 @@ class RoundingReach:
             for name, potential in fed.read(noisy).potentials.items():
                 with np.errstate(invalid="ignore", over="ignore"):  # nothing explains these
                     squares[name] += np.square(potential - expected.potentials[name])
-        return {name: _REACH * np.sqrt(square / _DRAWS) for name, square in squares.items()}
+        reach = np.float32(_REACH / np.sqrt(_DRAWS))
+        return {name: reach * np.sqrt(square) for name, square in squares.items()}
 
     def _open(self) -> tuple[Instrumented, Instrumented]:
         """One shows the reference's counts, without pools, and one accepts them."""
@@ -103,4 +104,6 @@ def _disturbed(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Each value off by a random share of the noise; what is not float32 stays."""
     if array.dtype != np.float32:
         return array
-    return array * (1 + np.float32(_NOISE) * rng.uniform(-1, 1, array.shape).astype(np.float32))
+    noise = rng.uniform(1 - _NOISE, 1 + _NOISE, array.shape).astype(np.float32)
+    disturbed: NDArray[np.float32] = array * noise
+    return disturbed
