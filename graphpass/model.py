@@ -150,7 +150,7 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
     _read_as_opset_8(proto)
     try:
         proto = _without_functions(proto)
-    except RuntimeError as error:
+    except (onnx.checker.ValidationError, RuntimeError) as error:
         raise ModelError(
             f"its functions cannot be inlined ({first_line(error)})",
             where=name,

@@ -289,10 +289,13 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
     assert model.record.steps is not None, "stage 3 has a T"
     steps, chosen = model.record.steps, ALL_FORMS[form]
     flow = infer(model, [neuron.name for neuron in model.record.neurons], islands=True)
+    declared = {tensor.name: tensor.shape for tensor in model.graph.outputs if tensor.shape}
     run_all(model, chosen.passes(flow, steps))
     if precision == "fp16":
         run_all(model, [HalvePrecision()])
     _forget_folded_shapes(model)
+    for tensor in model.graph.outputs:  # an inference may take what is averaged for a train
+        tensor.shape = declared.get(tensor.name, tensor.shape)
     peak = _peak_elements(flow, steps if chosen.carrier is Carrier.TRAIN else 1)
     if peak is not None and chosen.carrier is Carrier.SERIAL:
         peak += state_elements(flow, [neuron.name for neuron in model.record.neurons])

@@ -124,10 +124,13 @@ def test_constant_in_a_branch_is_looked_at_too(read):
     refused(read, proto, "holds 3 bytes")
 
 
-@pytest.mark.parametrize("where", ["name", "doc_string", "metadata"])
+@pytest.mark.parametrize("where", ["name", "doc_string", "metadata", "weight"])
 def test_text_that_is_not_utf8(where, tmp_path):
     proto = parse()
-    if where == "metadata":
+    if where == "weight":
+        array = np.zeros((300, 300), np.float32)  # as large as those that are read by themselves
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, "MARK"))
+    elif where == "metadata":
         proto.graph.node[0].metadata_props.add(key="k", value="MARK")
     else:
         setattr(proto.graph.node[0], where, "MARK")

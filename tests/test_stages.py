@@ -155,6 +155,28 @@ def test_emitting_does_not_name_a_batch_size(form: str, ann: Path) -> None:
         assert not isinstance(tensor.shape[0], int)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_output_keeps_the_sizes_that_the_file_declares(
+    form: str, write_model: Callable[..., Path]
+) -> None:
+    """Behind a sequence no inference follows the mean over time."""
+    path = write_model(
+        """g (float[1,3] x) => (float[1,3] y) {
+            r = Clip(x, zero, top) a = Abs (r) w = SequenceConstruct (a)
+            at = Constant <value_int = 0> () q = SequenceAt (w, at) f = Flatten (q)
+            y = MatMul (f, m) }""",
+        {"zero": np.float32(0), "top": np.float32(2), "m": np.eye(3, dtype=np.float32)},
+    )
+    model = load(path)
+    stages.normalise(model)
+    stages.bound(model, plan_conversion(model, first_activation="spiking"), {})
+    stages.quantise(model, 4)
+    stages.calibrate(model, "none", None)
+    stages.emit(model, form)
+    (output,) = model.graph.outputs
+    assert list(output.shape) == [1, 3]
+
+
 def test_preprocessing_is_kept_through_all_stages(ann: Path) -> None:
     config = {"image_mean": [0.5], "image_std": [0.25]}
     model = load(ann)

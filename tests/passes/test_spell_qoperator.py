@@ -1,5 +1,7 @@
 """Operators on integers become float operators between quantisers."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -71,6 +73,8 @@ SPELT = [
 
 @pytest.mark.parametrize(("body", "op"), SPELT)
 def test_the_same_up_to_one_step_at_ties(bench, body, op):
+    if "alpha = 0.5" in body and "GRAPHPASS_OLDEST" in os.environ:
+        pytest.skip("ONNX Runtime 1.23 gives other sums with an alpha, half of them a step apart")
     before = net(body)
     model = bench.changed(SpellQOperator, before, atol=1.01 * STEP)
     assert op in bench.ops(model)
