@@ -132,13 +132,10 @@ def take_out(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Array]]:
         if is_reference(tensor):
             arrays.append(array_of(tensor))
         elif tensor.data_type in _PLAIN and tensor.HasField("raw_data"):
-            size, named = len(tensor.raw_data), isinstance(tensor.name, str)  # damaged, it is bytes
-            if (
-                named
-                and size > SMALL
-                and min(tensor.dims, default=1) > 0
-                and size == _bytes(tensor)
-            ):
+            size = len(tensor.raw_data)
+            if not isinstance(tensor.name, str):
+                continue  # damaged, it is bytes
+            if size > SMALL and min(tensor.dims, default=1) > 0 and size == _bytes(tensor):
                 arrays.append(np.array(onnx.numpy_helper.to_array(tensor)))
                 tensor.CopyFrom(_reference(tensor.name, arrays[-1]))
     slim = onnx.ModelProto()
