@@ -73,7 +73,7 @@ def inspect(
     *,
     keep: Collection[str] = (),
     first_activation: str = "analog",
-    rounded_currents: str = "spike",
+    rounded_currents: str = "auto",
     islands: str = "forbid",
 ) -> Inspection:
     """Look at an ANN, a stage file or an SNN without running it.
@@ -82,8 +82,8 @@ def inspect(
         path: the ONNX file.
         keep: activations that would be kept, as for `graphpass.convert`.
         first_activation: ``analog`` or ``spiking``, as for `graphpass.convert`.
-        rounded_currents: ``spike`` or ``drop``, as for `graphpass.convert`; a stage file has
-            been through it.
+        rounded_currents: ``spike``, ``drop`` or ``auto``, which is ``drop`` where T is not
+            known, as for `graphpass.convert`; a stage file has been through it.
         islands: ``forbid`` or ``allow``, as for `graphpass.convert`.
 
     Raises:
@@ -97,7 +97,8 @@ def inspect(
         if stage is None:
             stages.normalise(model, rounded_currents=rounded_currents)
         choices = {"keep": keep, "first_activation": first_activation, "islands": islands}
-        activations, flow, refused, outlook = _foresee(model, choices)
+        foreseen, flow, refused, outlook = _foresee(model, choices)
+        activations = (*recorded_verdicts(model), *foreseen)  # stage 0 knows what it dropped
     else:
         infer_shapes(model)
         flow, refused, outlook = infer(model, _neurons(model), islands=True), (), ()

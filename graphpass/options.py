@@ -18,7 +18,7 @@ from graphpass_runtime.preprocess import Preprocess
 THRESHOLDS = optimal.THRESHOLDS
 CALIBRATIONS = (*RULES, "none")
 FIRST_ACTIVATIONS = ("analog", "spiking")
-ROUNDED_CURRENTS = ("spike", "drop")
+ROUNDED_CURRENTS = ("auto", "spike", "drop")
 ISLANDS = ("forbid", "allow")
 PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
@@ -46,7 +46,7 @@ class Options:
     threshold: str | None = None
     first_activation: str = "analog"
     keep: Collection[str] = ()
-    rounded_currents: str = "spike"
+    rounded_currents: str = "auto"
     islands: str = "forbid"
     stages: PathLike | None = None
     diagnose: bool = False

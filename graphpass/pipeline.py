@@ -148,7 +148,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             keep: names of activations that stay analog.
             rounded_currents: of quantised networks, what becomes of currents that are
                 rounded in front of a sum: ``spike`` (the same network, when T is its number
-                of levels) or ``drop`` (they are not rounded, which is better at small T).
+                of levels), ``drop`` (better at small T), ``auto`` (``spike`` if T is enough).
             islands: ``forbid``, or ``allow``: operators that spikes cannot pass compute on
                 rates, and their results are the same at every step; with the method qcfs,
                 they read the mean over the steps so far.
@@ -176,7 +176,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     check_stage_file(model)
     run = _Run(ann, model, chosen)
     if start is None:
-        stages.normalise(model, run.preprocess_config(), chosen.rounded_currents)
+        carried = run.preprocess_config()
+        stages.normalise(model, carried, chosen.rounded_currents, chosen.steps)
         run.keep_stage()
     if start in (None, Stage.NORMALISED, Stage.CLIP):
         run.keep_start()

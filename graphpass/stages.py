@@ -73,7 +73,10 @@ _BATCH = [OrderRows(), FreeBatch(), OrderRows(), FreeBatch()]
 
 
 def normalise(
-    model: Model, preprocess: dict[str, Any] | None = None, rounded_currents: str = "spike"
+    model: Model,
+    preprocess: dict[str, Any] | None = None,
+    rounded_currents: str = "spike",
+    steps: int | None = None,
 ) -> None:
     """Stage 0: one spelling for each thing.
 
@@ -97,7 +100,7 @@ def normalise(
             SpellIntegerWeights(),
             FoldBatchNorm(),
             MoveRectifier(),
-            RecogniseQuantiser(rounded_currents),
+            RecogniseQuantiser(rounded_currents, steps),
             KeepIntegerKernels(),
             RecogniseQCFS(),
             RecogniseSigns(),

@@ -36,11 +36,11 @@ ISLANDS = click.option(
 )
 ROUNDED_CURRENTS = click.option(
     "--rounded-currents",
-    type=click.Choice(["spike", "drop"]),
-    default="spike",
+    type=click.Choice(["auto", "spike", "drop"]),
+    default="auto",
     show_default=True,
     help="Of quantised networks: what becomes of currents that are rounded in front of a sum."
-    " Not rounding them is better at small T.",
+    " Not rounding them is better at small T; auto: they spike if T is enough for their levels.",
 )
 KEEP = click.option("--keep", multiple=True, metavar="NAME", help="Keep this activation analog.")
 

@@ -7,7 +7,7 @@ the ends of the integer type less the zero point. Ties go to the even n.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,6 +75,11 @@ class _Pair:
     outputs: tuple[gs.Tensor, ...]
     grid: _Grid
 
+    @property
+    def levels(self) -> int:
+        """Steps from the lowest number of the grid to the highest."""
+        return self.grid.high - self.grid.low
+
 
 class RecogniseQuantiser(Pass):
     """Replace pairs of QuantizeLinear and DequantizeLinear with the same levels everywhere.
@@ -93,15 +98,16 @@ class RecogniseQuantiser(Pass):
     spikes before it or behind it.
     """
 
-    def __init__(self, rounded_currents: str = "spike") -> None:
+    def __init__(self, rounded_currents: str = "spike", steps: int | None = None) -> None:
         """Say what becomes of rounded currents between two activations.
 
         Args:
             rounded_currents: ``spike``, or ``drop``: they are not rounded any more, and the
                 record says which. Not the same network, but closer to it than a current of
-                few levels.
+                few levels. ``auto``: they spike if T is enough for the levels of all.
+            steps: T, None if it is not known yet; then ``auto`` takes it for small.
         """
-        self._drop = rounded_currents == "drop"
+        self._rounded_currents, self._steps = rounded_currents, steps or 0
 
     def apply(self, model: Model) -> int:
         """Activations first: which currents lie between two of them is known then."""
@@ -124,8 +130,13 @@ class RecogniseQuantiser(Pass):
             return is_convertible(node) or id(node) in functions
 
         between = [p for p in pairs if p.grid.low < 0 and _is_between(p, activates)]
-        treat = _try_drop_current if self._drop else _try_raise
+        treat = _try_drop_current if self._drops(between) else _try_raise
         return count + sum(treat(model, pair) for pair in between)
+
+    def _drops(self, between: Iterable[_Pair]) -> bool:
+        if self._rounded_currents != "auto":
+            return self._rounded_currents == "drop"
+        return any(pair.levels > self._steps for pair in between)
 
 
 def _read(model: Model, quantise: gs.Node) -> _Pair | None:
@@ -284,11 +295,11 @@ def _is_between(pair: _Pair, activates: Callable[[gs.Node], bool]) -> bool:
 
 
 def _try_drop_current(model: Model, pair: _Pair) -> bool:
-    name, levels = pair.outputs[0].name, pair.grid.high - pair.grid.low
+    name = pair.outputs[0].name
     if not _try_drop(model, pair):
         return False
-    reason = "rounds a current, which need not be rounded (--rounded-currents drop)"
-    verdict = Activation(name, f"quantiser ({levels} levels)", "dropped", reason)
+    reason = "rounds a current, which is closer unrounded at fewer time-steps (--rounded-currents)"
+    verdict = Activation(name, f"quantiser ({pair.levels} levels)", "dropped", reason)
     assert model.record is not None, "stage 0 has a record"
     model.note(activations=(*model.record.activations, verdict.to_json()))
     return True
@@ -306,17 +317,16 @@ def _raised(model: Model, pair: _Pair, output: gs.Tensor) -> None:
     grid, name, source = pair.grid, output.name, pair.source
     turned = grid.low % 2 != 0
     distance = np.asarray(grid.step * np.float32(grid.high if turned else -grid.low))
-    levels = grid.high - grid.low
     by = editing.constant(model, f"{name}/distance", distance)
     current = gs.Variable(
         editing.fresh_name(model, f"{name}/above_zero"), source.dtype, source.shape
     )
     raised = gs.Variable(editing.fresh_name(model, f"{name}{RAISED}"), source.dtype, source.shape)
-    theta = np.asarray(grid.step * np.float32(levels))
+    theta = np.asarray(grid.step * np.float32(pair.levels))
     up = ("Sub", [by, source]) if turned else ("Add", [source, by])
     down = [by, raised] if turned else [raised, by]
     model.graph.nodes += [
         gs.Node(up[0], f"{name}/raise", inputs=up[1], outputs=[current]),
-        qcfs.node(model, current, raised, theta, levels, Ties.HALF_EVEN),
+        qcfs.node(model, current, raised, theta, pair.levels, Ties.HALF_EVEN),
         gs.Node("Sub", f"{name}/lower", inputs=down, outputs=[output]),
     ]

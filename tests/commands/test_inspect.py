@@ -42,13 +42,14 @@ def test_rounded_currents_as_in_convert(cli: Cli, write_model: Callable[..., Pat
         y = MatMul (e, w) }"""
     ann = write_model(text, {"w": np.eye(2, dtype=np.float32)})
     status = {}
-    for choice in ("spike", "drop"):
+    for choice in ("auto", "spike", "drop"):
         shown = json.loads(cli("inspect", ann, "--rounded-currents", choice, "--json").stdout)
         assert shown["convertible"], shown
         status[choice] = [a["status"] for a in shown["activations"]]
     assert status == {
+        "auto": ["dropped", "converted", "converted"],
         "spike": ["converted", "converted", "converted"],
-        "drop": ["converted", "converted"],
+        "drop": ["dropped", "converted", "converted"],
     }
 
 

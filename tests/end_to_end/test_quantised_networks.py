@@ -143,7 +143,9 @@ def test_verify_finds_no_difference(network: Any, tmp_path: Path, form: str, str
 
 def test_other_numbers_of_steps_are_calibrated(network: Any, tmp_path: Path) -> None:
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
-    result = convert(ann, snn, steps=8, data=[{"x": inputs(32)}], form="counts")
+    result = convert(
+        *(ann, snn), steps=8, data=[{"x": inputs(32)}], form="counts", rounded_currents="spike"
+    )
     assert {n.levels for n in result.record.neurons} == {8}
     assert "1 rounded currents have 8 levels" in (result.advice() or "")
     x = inputs(64)
@@ -222,10 +224,14 @@ def test_rounded_currents_around_other_activations(network: Any, tmp_path: Path)
     assert verify(ann, snn, [{"x": inputs(8)}]).equal
 
 
-def test_rounded_currents_are_dropped_on_request(network: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", ["auto", "drop"])
+def test_rounded_currents_are_dropped_at_few_steps(
+    network: Any, tmp_path: Path, choice: str
+) -> None:
+    """Unless they are asked for; at as many steps as levels they spike (every other test)."""
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
     result = convert(
-        *(ann, snn), steps=8, data=[{"x": inputs(32)}], form="counts", rounded_currents="drop"
+        *(ann, snn), steps=8, data=[{"x": inputs(32)}], form="counts", rounded_currents=choice
     )
     assert [a.status for a in result.activations] == ["dropped", "converted", "converted"]
     assert [n.name for n in result.record.neurons] == ["r", "e"]
@@ -373,6 +379,8 @@ def test_binary_activations(
 
 
 def test_inspect_names_the_quantiser(network: Any) -> None:
-    found = inspect(network(residual("odd")))
+    found = inspect(network(residual("odd")), rounded_currents="spike")
     assert found.convertible
     assert [a.operator for a in found.activations] == ["quantiser (15 levels)"] * 3
+    statuses = [a.status for a in inspect(network(residual("odd"))).activations]
+    assert statuses == ["dropped", "converted", "converted"]
