@@ -298,7 +298,8 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
         run_all(model, [HalvePrecision()])
     _forget_folded_shapes(model)
     for tensor in model.graph.outputs:  # an inference may take what is averaged for a train
-        tensor.shape = declared.get(tensor.name, tensor.shape)
+        if isinstance(tensor, gs.Variable):
+            tensor.shape = declared.get(tensor.name, tensor.shape)
     peak = _peak_elements(flow, steps if chosen.carrier is Carrier.TRAIN else 1)
     if peak is not None and chosen.carrier is Carrier.SERIAL:
         peak += state_elements(flow, [neuron.name for neuron in model.record.neurons])
