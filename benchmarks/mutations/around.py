@@ -94,7 +94,7 @@ def _changed_json(text: str, rng: Rng) -> str:
     """Replace one value somewhere inside."""
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested by another mutation
         return text[: int(len(text) * rng.random())]
     new = json.loads(
         pick(("null", "-1", "0", "NaN", "1e999", '""', "[]", "{}", "1e30", "99999", "2.5"), rng)
