@@ -26,6 +26,8 @@ LARGEST = 2.0**112
 
 _BLOCK = 1 << 22  # elements that are looked at together
 _MOST_NODES = 1_000_000  # with all functions written out; the largest networks have some 10,000
+_LARGEST_SIZE = 2**31
+_WINDOWS = frozenset(("dilations", "kernel_shape", "output_padding", "pads", "strides"))
 _LAYERS = frozenset(("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"))
 _EXPERIMENTAL = frozenset(
     """ATen Affine ConstantFill Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler
@@ -109,12 +111,13 @@ def _checker_says(proto: onnx.ModelProto) -> str | None:
 def check_runnable(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse what ONNX Runtime does not come back from, busy for ever or crashed.
 
-    Functions that nobody could write out: a few lines may ask for any number of nodes. And
-    operands left out of operators that take any number of them, directly or through a function.
+    Functions that nobody could write out: a few lines may ask for any number of nodes. Operands
+    left out of operators that take any number of them, directly or through a function. And
+    windows of sizes that overflow where it adds them up.
 
     Raises:
-        ModelError: functions stand for too many nodes, or call each other in a circle; or an
-            operand is missing.
+        ModelError: functions stand for too many nodes, or call each other in a circle; an
+            operand is missing; or a window is larger than any tensor.
     """
     if _expanded(proto) > _MOST_NODES:
         raise ModelError(
@@ -128,6 +131,14 @@ def check_runnable(proto: onnx.ModelProto, path: Path) -> None:
             where=str(path),
             remedy="export the model again",
         )
+    for node in all_nodes(proto):
+        for attribute in node.attribute:
+            if attribute.name in _WINDOWS and any(abs(n) > _LARGEST_SIZE for n in attribute.ints):
+                raise ModelError(
+                    f"{node.op_type} node '{node.name}' has {attribute.name} beyond 2^31",
+                    where=str(path),
+                    remedy="export the model again",
+                )
 
 
 def _without_operand(proto: onnx.ModelProto) -> onnx.NodeProto | None:

@@ -70,3 +70,17 @@ def test_optional_operands_may_be_left_out(tmp_path):
     )
     onnx.save(parse(text, ', "own": 1'), tmp_path / "model.onnx")
     check_before_running(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["kernel_shape", "strides", "pads"])
+def test_windows_whose_size_overflows_crash_onnx_runtime(name, tmp_path):
+    proto = parse(
+        "g (float[N,1,4] x) => (float[N,1,3] y) <float[1,1,2] w = {1,2}> {"
+        " y = Conv <kernel_shape = [2], strides = [1], pads = [0, 0]> (x, w) }"
+    )
+    (attribute,) = (a for a in proto.graph.node[0].attribute if a.name == name)
+    attribute.ints[0] = 2**63 - 1
+    onnx.save(proto, tmp_path / "model.onnx")
+    for read in (load, check_before_running):
+        with pytest.raises(ModelError, match=f"Conv node '' has {name} beyond 2\\^31"):
+            read(tmp_path / "model.onnx")
