@@ -32,6 +32,9 @@ def check_stage_file(model: Model) -> None:
         ModelError: they do not fit together, or a node cannot be placed in time.
     """
     record = model.record
+    early = record is None or record.stage in (Stage.NORMALISED, Stage.CLIP)
+    if early and any(editing.is_dialect(node, dialect.DAQCFS) for node in model.graph.nodes):
+        raise _unfit(model, "it has neurons of a later stage")
     if record is None:
         return
     if record.stage not in (Stage.NORMALISED, Stage.CLIP) and not (record.steps and record.neurons):

@@ -139,6 +139,19 @@ def test_parameter_that_is_no_constant(carry_on):
     assert "lacks a parameter" in carry_on("3-calibrated", change)
 
 
+@pytest.mark.parametrize("key", ["stage", "schema"])
+def test_neurons_of_a_later_stage(key, carry_on):
+    """As of an earlier one, or of a file without metadata that can be read."""
+
+    def change(_, props):
+        if key == "stage":
+            props["graphpass.stage"] = "1-clip"
+        else:
+            del props["graphpass.schema"]
+
+    assert "neurons of a later stage" in carry_on("2-daqcfs", change, steps=4)
+
+
 @pytest.mark.parametrize("stage", ["2-daqcfs", "3-calibrated"])
 def test_parameter_of_another_shape(stage, carry_on):
     def change(proto, _):

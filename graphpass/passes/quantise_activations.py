@@ -68,6 +68,11 @@ class QuantiseActivations(Pass):
         above = node.op == dialect.CLIP_ABOVE
         limits = [np.asarray(editing.values(tensor)) for tensor in node.inputs[1:]]
         threshold = _per_channel(limits[-1] if above else limits[0], count)
+        if threshold.size != count:
+            raise ModelError(
+                f"{editing.describe(node)} has {threshold.size} thresholds for {count} channels",
+                remedy="check the network that it was exported from",
+            )
         if (what := parameters.unusable(threshold)) is not None:
             raise ModelError(
                 f"{editing.describe(node)} has a threshold of {what}",

@@ -110,6 +110,14 @@ def test_threshold_that_nothing_can_be_divided_by_is_refused(bench, theta, what)
         make()(model)
 
 
+def test_thresholds_of_channels_that_are_not_known_are_refused(bench):
+    _, model, make = quantise(bench, net("QCFS (a, theta, T)"))
+    (node,) = (n for n in model.graph.nodes if n.op == "QCFS")
+    node.inputs[1].values = np.full((5, 1, 1), 1.5, np.float32)
+    with pytest.raises(ModelError, match="has 5 thresholds for"):
+        make()(model)
+
+
 @pytest.mark.parametrize("levels", [1e30, 0.25])
 def test_impossible_levels_are_not_written_down(bench, levels):
     _, model, make = quantise(bench, net("QCFS (a, theta, T)").replace("{4.0}", f"{{{levels}}}"))
