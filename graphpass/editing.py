@@ -14,6 +14,9 @@ from graphpass import dialect
 if TYPE_CHECKING:
     from graphpass.model import Model
 
+#: Operators, with what each reads besides what the one before it gives.
+Steps = list[tuple[str, list[gs.Tensor]]]
+
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
@@ -115,6 +118,19 @@ def detach(node: gs.Node) -> None:
     """Take a node out of the data flow; the next cleanup removes it."""
     node.inputs.clear()
     node.outputs.clear()
+
+
+def replace_by_chain(model: Model, node: gs.Node, steps: Steps) -> None:
+    """Put operators one after the other in the place of a node; the first reads its input."""
+    source, output = node.inputs[0], node.outputs[0]
+    detach(node)
+    for index, (op, operands) in enumerate(steps):
+        last = index == len(steps) - 1
+        name = fresh_name(model, f"{output.name}/{op.lower()}")
+        result = output if last else gs.Variable(name)
+        made = gs.Node(op, name, inputs=[source, *operands], outputs=[result])
+        model.graph.nodes.append(made)
+        source = result
 
 
 def fresh_name(model: Model, base: str) -> str:

@@ -112,6 +112,18 @@ def test_detached_nodes_go_with_the_next_tidying(model):
     assert "Clip" not in [n.op for n in model.graph.nodes]
 
 
+def test_a_chain_stands_where_a_node_stood(model):
+    many = model.graph.tensors()["many"]
+    editing.replace_by_chain(model, node(model, "b"), [("Exp", []), ("Mul", [many]), ("Exp", [])])
+    editing.tidy(model)
+    last = node(model, "b")
+    (product,) = last.inputs[0].inputs
+    (first,) = product.inputs[0].inputs
+    assert [each.op for each in (first, product, last)] == ["Exp", "Mul", "Exp"]
+    assert (first.inputs[0].name, product.inputs[1]) == ("a", many)
+    assert editing.is_output(model, last.outputs[0])
+
+
 def test_tidying_keeps_inputs_that_nothing_reads(model):
     editing.redirect(model, model.graph.tensors()["a"], model.graph.tensors()["many"])
     editing.tidy(model)

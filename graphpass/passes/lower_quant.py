@@ -22,7 +22,6 @@ from graphpass_runtime.errors import ModelError
 _DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 _ROUND = {"ROUND": np.rint, "FLOOR": np.floor, "CEIL": np.ceil}
 _MOST_BITS = 24  # whole numbers that float32 holds
-_Steps = list[tuple[str, list[gs.Tensor]]]  # operators, with what each reads besides
 _SCALE_AND_ZERO = ((1, "scale"), (2, "zero point"))
 _TRUNC_1 = 5  # inputs of Trunc of version 1
 _OLDEST_ROUND, _OLDEST_INTEGER_CLIP = 11, 12
@@ -174,11 +173,11 @@ def _write_quantiser(
         editing.constant(model, f"{name}/scale", scale.reshape(())),
         editing.constant(model, f"{name}/zero", zero.reshape(()).astype(kind)),
     ]
-    steps: _Steps = [("QuantizeLinear", grid)]
+    steps: editing.Steps = [("QuantizeLinear", grid)]
     if ends != (np.iinfo(kind).min, np.iinfo(kind).max):
         limits = [editing.constant(model, f"{name}/{e}", np.array(e, kind)) for e in ends]
         steps.append(("Clip", limits))
-    _chain(model, node, [*steps, ("DequantizeLinear", grid)])
+    editing.replace_by_chain(model, node, [*steps, ("DequantizeLinear", grid)])
 
 
 def _write_rounding(
@@ -195,17 +194,17 @@ def _write_rounding(
         for key, array in (("scale", scale), ("zero", zero))
     )
     limits = [editing.constant(model, f"{name}/{e}", np.array(e, np.float32)) for e in ends]
-    whole: _Steps = [("Clip", limits), (rounding.title(), [])]
+    whole: editing.Steps = [("Clip", limits), (rounding.title(), [])]
     if np.any(zero):
         whole = [("Add", [middle]), *whole, ("Sub", [middle])]
-    _chain(model, node, [("Div", [factor]), *whole, ("Mul", [factor])])
+    editing.replace_by_chain(model, node, [("Div", [factor]), *whole, ("Mul", [factor])])
 
 
 def _write_truncation(model: Model, node: gs.Node) -> None:
     """Version 1 says how many bits go; version 2 scales its output, and clips it to its bits."""
     name, rounding = node.outputs[0].name, _rounding(model, node, "FLOOR")
     scale, zero = (_constant(model, node, i, what) for i, what in _SCALE_AND_ZERO)
-    limits: _Steps = []
+    limits: editing.Steps = []
     if len(node.inputs) > _TRUNC_1:
         larger, bits = _constant(model, node, 4, "scale of the output"), _bits(model, node, 5)
         with np.errstate(all="ignore"):
@@ -231,7 +230,7 @@ def _write_truncation(model: Model, node: gs.Node) -> None:
     whole = [step("Div", "scale", scale), step("Add", "zero", zero), ("Round", [])]
     shifted = [step("Div", "places", 2.0**places), *limits, (rounding.title(), [])]
     real = [step("Sub", "middle", middle), step("Mul", "factor", larger)]
-    _chain(model, node, [*whole, *shifted, *real])
+    editing.replace_by_chain(model, node, [*whole, *shifted, *real])
 
 
 def _write_signs(
@@ -253,16 +252,3 @@ def _write_signs(
         gs.Node("Less", f"{name}/compare", inputs=[source, bound], outputs=[below]),
         gs.Node("Where", f"{name}/choose", inputs=[below, low, high], outputs=[output]),
     ]
-
-
-def _chain(model: Model, node: gs.Node, steps: _Steps) -> None:
-    """Operators one after the other in the place of a node."""
-    source, output = node.inputs[0], node.outputs[0]
-    editing.detach(node)
-    for index, (op, operands) in enumerate(steps):
-        last = index == len(steps) - 1
-        name = editing.fresh_name(model, f"{output.name}/{op.lower()}")
-        result = output if last else gs.Variable(name)
-        made = gs.Node(op, name, inputs=[source, *operands], outputs=[result])
-        model.graph.nodes.append(made)
-        source = result

@@ -27,12 +27,6 @@ def _try_spell(model: Model, node: gs.Node) -> bool:
     (sigmoid,) = node.inputs[0].inputs
     if not editing.is_standard(sigmoid, "Sigmoid"):
         return False
-    source, output = sigmoid.inputs[0], node.outputs[0]
-    editing.detach(node)
-    for op in ("Neg", "Softplus"):
-        name = editing.fresh_name(model, f"{output.name}/{op}")
-        result = gs.Variable(name, source.dtype, source.shape)
-        model.graph.nodes.append(gs.Node(op, name, {}, [source], [result]))
-        source = result
-    model.graph.nodes.append(gs.Node("Neg", output.name, {}, [source], [output]))
+    node.inputs = [sigmoid.inputs[0]]
+    editing.replace_by_chain(model, node, [("Neg", []), ("Softplus", []), ("Neg", [])])
     return True
