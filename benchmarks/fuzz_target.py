@@ -19,11 +19,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from graphpass import verify
 from graphpass.cli import main
 from graphpass_runtime.errors import GraphpassError
 from graphpass_runtime.execution import time_limit
+from graphpass_runtime.feeds import TensorSpec
 from graphpass_runtime.session import Session
 
 _MEMORY = 8 << 30  # bytes of address space: what asks for more must fail, not fill the machine
@@ -184,7 +186,7 @@ def _unusable(path: Path, data: Path) -> str | None:
     except (GraphpassError, KeyError) as error:
         return str(error)
     for name, sizes in _declared(path):
-        if name in found and not _fits(found[name].shape, sizes):  # a state is no output
+        if name in found and not _fits(found[name], sizes):  # a state is no output
             return f"{path}: output '{name}' has other sizes than declared"
     return None
 
@@ -203,16 +205,15 @@ def _consistent(path: Path, data: Path) -> bool:
     return True
 
 
-def _declared(path: Path) -> Iterator[tuple[str, list[int | None] | None]]:
+def _declared(path: Path) -> Iterator[tuple[str, tuple[int | None, ...]]]:
     """Sizes of the outputs as the file has them: a session may know better."""
     for output in onnx.load(path, load_external_data=False).graph.output:
         kind = output.type.tensor_type
-        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-        yield output.name, dims if kind.HasField("shape") else None
+        if kind.HasField("shape"):
+            dims = kind.shape.dim
+            yield output.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
 
 
-def _fits(shape: tuple[int, ...], sizes: list[int | None] | None) -> bool:
-    if sizes is None:
-        return True
-    pairs = zip(shape, sizes, strict=False)
-    return len(shape) == len(sizes) and all(want in (None, got) for got, want in pairs)
+def _fits(array: NDArray[Any], sizes: tuple[int | None, ...]) -> bool:
+    """Whether an array has these sizes, and for no sizes is a single number."""
+    return array.ndim == len(sizes) and TensorSpec("", array.dtype, sizes).fits(array.shape)

@@ -132,13 +132,17 @@ def check_runnable(proto: onnx.ModelProto, path: Path) -> None:
             remedy="export the model again",
         )
     for node in all_nodes(proto):
-        for attribute in node.attribute:
-            if attribute.name in _WINDOWS and any(abs(n) > _LARGEST_SIZE for n in attribute.ints):
-                raise ModelError(
-                    f"{node.op_type} node '{node.name}' has {attribute.name} beyond 2^31",
-                    where=str(path),
-                    remedy="export the model again",
-                )
+        if (window := _overflowing(node)) is not None:
+            raise ModelError(
+                f"{node.op_type} node '{node.name}' has {window} beyond 2^31",
+                where=str(path),
+                remedy="export the model again",
+            )
+
+
+def _overflowing(node: onnx.NodeProto) -> str | None:
+    windows = (a for a in node.attribute if a.name in _WINDOWS)
+    return next((a.name for a in windows if any(abs(n) > _LARGEST_SIZE for n in a.ints)), None)
 
 
 def _without_operand(proto: onnx.ModelProto) -> onnx.NodeProto | None:

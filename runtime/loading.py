@@ -151,20 +151,11 @@ class ModelSource:
             )
         else:
             source = str(self.model)
-        # Its Python fallback prints to stdout and hides what it ran on: off.
-        create = partial(ort.InferenceSession, source, options, providers, enable_fallback=0)
         try:
-            try:
-                return create()
-            except Exception as error:  # ONNX Runtime's own share no other base
-                if type(error).__name__ != "NotImplemented" or not saturates():
-                    raise
-                # Fused operators on signed integers (QGemm) have the narrow kernel alone.
-                options.add_session_config_entry(_WIDE, "0")
-                return create()
+            return _start(ort, source, options, providers)
         except (RuntimeError, ValueError):
             raise
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's own share no other base
             raise load_error(error, where=self.where, folder=folder) from error
 
     def _read(self, path: Path) -> bytes:
@@ -180,6 +171,21 @@ class ModelSource:
             f"the provider {self.provider} does not start ({reason})",
             remedy="check the GPU driver and the CUDA libraries, or use the provider cpu",
         )
+
+
+def _start(
+    ort: ModuleType, source: str | bytes, options: Any, providers: list[tuple[str, dict[str, str]]]
+) -> Any:
+    # Its Python fallback prints to stdout and hides what it ran on: off.
+    create = partial(ort.InferenceSession, source, options, providers, enable_fallback=0)
+    try:
+        return create()
+    except Exception as error:
+        if type(error).__name__ != "NotImplemented" or not saturates():
+            raise
+        # Fused operators on signed integers (QGemm) have the narrow kernel alone.
+        options.add_session_config_entry(_WIDE, "0")
+        return create()
 
 
 Specs = tuple[TensorSpec, ...]

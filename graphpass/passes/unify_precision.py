@@ -70,8 +70,9 @@ def _relabel(graphs: list[gs.Graph], others: list[np.dtype[Any]], kept: Set[int]
     for graph in graphs:
         tensors = [*graph.tensors().values(), *graph.inputs, *graph.outputs]
         for tensor in tensors:
-            if isinstance(tensor, gs.Variable) and _dtype(tensor) in others:
-                tensor.dtype = tensor.dtype if id(tensor) in kept else _SINGLE
+            inner = isinstance(tensor, gs.Variable) and id(tensor) not in kept
+            if inner and _dtype(tensor) in others:
+                tensor.dtype = _SINGLE
 
 
 def _is_double(graph: gs.Graph) -> bool:

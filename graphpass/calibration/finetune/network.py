@@ -52,7 +52,11 @@ class Network(nn.Module):
                 raise self._call(node, ()).refusal("is an operator that finetuning does not know")
             for index, tensor in enumerate(node.inputs):
                 if isinstance(tensor, gs.Constant):
-                    self._add_constant(node, index, tensor)
+                    self._add_constant(tensor)
+                    self._learn(node, index, tensor)
+        for tensor in model.graph.outputs:
+            if isinstance(tensor, gs.Constant):
+                self._add_constant(tensor)
 
     def forward(
         self, feeds: Mapping[str, Tensor], neurons: Mapping[str, Activation]
@@ -78,7 +82,7 @@ class Network(nn.Module):
                     values[output.name] = result
             for spent in self._last_reader.get(position, ()):
                 values.pop(spent, None)
-        return {t.name: self._output(t, values) for t in self._model.graph.outputs}, activations
+        return {t.name: self._given(t, values) for t in self._model.graph.outputs}, activations
 
     def write_back(self) -> None:
         """Put the weights into the graph, as new initializers: old ones may have other uses."""
@@ -94,9 +98,11 @@ class Network(nn.Module):
                     written[weight] = editing.constant(self._model, name, array)
                 node.inputs[index] = written[weight]
 
-    def _add_constant(self, node: gs.Node, index: int, tensor: gs.Constant) -> None:
+    def _add_constant(self, tensor: gs.Constant) -> None:
         if id(tensor) not in self._constants:
             self._constants[id(tensor)] = torch.from_numpy(np.array(tensor.values))
+
+    def _learn(self, node: gs.Node, index: int, tensor: gs.Constant) -> None:
         values = self._constants[id(tensor)]
         positions = _LEARNED.get(node.op, ()) if editing.is_standard(node, node.op) else ()
         if index in positions and values.dtype == torch.float32:
@@ -110,13 +116,11 @@ class Network(nn.Module):
         if weight is not None:
             learned: Tensor = self.weights[weight]
             return learned
+        return None if tensor.is_empty() else self._given(tensor, values)
+
+    def _given(self, tensor: gs.Tensor, values: Values) -> Tensor:
         if isinstance(tensor, gs.Constant):
             return self._constants[id(tensor)]
-        return None if tensor.is_empty() else values[tensor.name]
-
-    def _output(self, tensor: gs.Tensor, values: Values) -> Tensor:
-        if isinstance(tensor, gs.Constant):
-            return torch.from_numpy(np.array(tensor.values))
         return values[tensor.name]
 
     def _run(self, node: gs.Node, inputs: list[Tensor | None]) -> Sequence[Tensor]:
