@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 import onnx_graphsurgeon as gs
 
 from graphpass import dialect, editing
-from graphpass.model import Model, infer_shapes
+from graphpass.model import Model, copied, infer_shapes
 from graphpass.neurons import Carrier, Neuron, parameters
 from graphpass.plan import recorded_verdicts
 from graphpass.timeflow import TimeType, infer
+from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord, Stage
 
@@ -149,6 +150,27 @@ def check_sizes(model: Model) -> None:
                     where=model.name,
                     remedy="check the size of the network's inputs",
                 )
+
+
+def check_fed(model: Model, data: Dataset) -> None:
+    """`check_sizes`, where the data decides sizes that the inputs leave open.
+
+    Args:
+        model: any stage before the spikes; it stays as it is.
+        data: its first sample is read; a generator is left alone.
+
+    Raises:
+        ModelError: a size is zero.
+    """
+    sizes = [size for tensor in model.graph.inputs for size in (tensor.shape or (None,))[1:]]
+    if data.samples is None or all(isinstance(size, int) for size in sizes):
+        return
+    feeds = next(data.batches(1)).feeds
+    fed = copied(model)
+    for tensor in fed.graph.inputs:
+        tensor.shape = [*(tensor.shape or ("batch",))[:1], *feeds[tensor.name].shape[1:]]
+    infer_shapes(fed)
+    check_sizes(fed)
 
 
 def _check_axes(model: Model, neuron: Neuron, node: gs.Node, kind: TimeType) -> None:

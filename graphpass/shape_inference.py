@@ -17,7 +17,7 @@ from graphpass.shape_values import shape_values
 _SHAPED_BY_VALUES = frozenset(
     "ConstantOfShape Expand Pad Range Reshape Resize Slice Split Tile".split()
 )
-#: Operators of the domain com.microsoft, of which ONNX's inference knows nothing.
+#: Operators that ONNX Runtime has on its own, in the domain com.microsoft or before ONNX had them.
 KEEP_SHAPE = frozenset(
     "BiasGelu BiasSoftmax FastGelu Gelu LayerNormalization QuickGelu RotaryEmbedding"
     " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization".split()
@@ -57,8 +57,10 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
 
 def _describe_contributed(proto: onnx.ModelProto) -> None:
     """Write an Identity for operators of ONNX Runtime that keep the shape of their input."""
+    opsets = {imported.domain: imported.version for imported in proto.opset_import}
     for node in proto.graph.node:
-        if node.domain == "com.microsoft" and node.op_type in KEEP_SHAPE:
+        known = onnx.defs.has(node.op_type, opsets.get(node.domain, 1), node.domain)
+        if node.op_type in KEEP_SHAPE and node.domain in ("", "com.microsoft") and not known:
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -219,3 +220,17 @@ def test_tensor_without_elements(write_model):
     }"""
     with pytest.raises(ModelError, match="MaxPool node 'y' writes a tensor of sizes"):
         inspect(write_model(text))
+
+
+def test_data_that_leaves_tensors_without_elements(write_model, tmp_path):
+    """Only the data says how large the images are."""
+    text = """g (float[N,2,H,W] x) => (float[N,2,P,Q] y) {
+        r = Relu (x)
+        y = MaxPool <kernel_shape = [4,4], strides = [2,2]> (r)
+    }"""
+    ann, snn = write_model(text), tmp_path / "snn.onnx"
+    images = np.ones((3, 2, 2, 2), np.float32)
+    with pytest.raises(ModelError, match=r"MaxPool node 'y' .* sizes \['N', 2, 0, 0\]"):
+        convert(ann, snn, steps=4, data=[{"x": images}])
+    assert not snn.exists()
+    convert(ann, snn, steps=4, data=[{"x": np.ones((3, 2, 4, 4), np.float32)}])

@@ -97,3 +97,17 @@ def test_failing_inference_leaves_the_graph_and_nothing_is_converted():
     infer_shapes(model)
     assert [n.op for n in model.graph.nodes] == ["Transpose", "Relu"]
     assert make_plan(model, first_activation="spiking").refused
+
+
+@pytest.mark.parametrize(("opset", "domain"), [(12, ""), (17, ""), (12, "com.microsoft")])
+def test_operators_that_onnx_does_not_know_yet(opset, domain):
+    """ONNX Runtime runs LayerNormalization in any opset."""
+    text = """g (float[N,3] x, float[3] s) => (float[N,3] y) {
+        a = LayerNormalization (x, s)
+        y = Relu (a)
+    }"""
+    proto = parse(text, ', "com.microsoft": 1')
+    proto.opset_import[0].version, proto.graph.node[0].domain = opset, domain
+    model = from_proto(proto)
+    infer_shapes(model)
+    assert model.graph.tensors()["a"].shape == ["N", 3]

@@ -26,8 +26,8 @@ LAYERS = (
     {"cli", "commands"},
     {"__init__"},  # the public API
     {
-        *("pipeline", "inspection", "verification", "quantised_verification", "reports"),
-        *("step_allocation", "step_search"),
+        *("pipeline", "conversion_run", "inspection", "verification"),
+        *("quantised_verification", "reports", "step_allocation", "step_search"),
     },
     {"diagnosis", "rounding_reach"},
     {"stages", "instrument", "integer_reference", "options"},
