@@ -22,7 +22,7 @@ from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.grids import find_grids, measurable, read_by_layers
 from graphpass.model import Model, copied, infer_shapes
 from graphpass.neurons import Carrier, Neuron, daqcfs, parameters
-from graphpass.passes.base import run_all
+from graphpass.passes.base import Settled, run_all
 from graphpass.passes.bound_activations import BoundActivations
 from graphpass.passes.bound_functions import BoundFunctions, Bounds, bounds_between
 from graphpass.passes.drop_empty import DropEmpty
@@ -59,14 +59,13 @@ from graphpass_runtime.metadata import FileRecord, Stage
 
 _MOST_ELEMENTS = 2**62  # sizes come from files: the product of some may be anything
 
-# Sizes that became constants make floats constant, and these again sizes.
+# Sizes that became constants make floats constant, and these again sizes: paddings that are
+# computed, one behind the other.
 _FOLDS = [
     FoldConstants(),
     LowerQuant(),
     SpellQOperator(),
-    FoldShapes(),
-    FoldConstants(),
-    FoldShapes(),
+    Settled([FoldShapes(), FoldConstants()]),
 ]
 # Each finds the batch behind what the other has mended.
 _BATCH = [OrderRows(), FreeBatch(), OrderRows(), FreeBatch()]

@@ -52,6 +52,29 @@ def until(path: Path, stage: Stage, steps: int = 4) -> Model:
     return model
 
 
+def test_paddings_that_are_computed_from_sizes_behind_another(write_model) -> None:
+    """`SAME` of TensorFlow in PyTorch: the floats make every size known only after the last one."""
+    layers = [
+        f"""s{i} = Shape (x{i}) h{i} = Gather (s{i}, two) f{i} = Cast <to = 1> (h{i})
+        m{i} = Mod <fmod = 1> (f{i}, halves) c{i} = Clip (m{i}, zero) l{i} = Cast <to = 7> (c{i})
+        e{i} = Concat <axis = 0> (none, l{i}, l{i}) p{i} = Pad (x{i}, e{i})
+        x{i + 1} = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (p{i})"""
+        for i in range(5)
+    ]
+    weights = {
+        "two": np.array([2], np.int64),
+        "none": np.zeros(6, np.int64),
+        "halves": np.full(1, 2, np.float32),
+        "zero": np.float32(0),
+    }
+    nodes = ["x0 = Relu (x)", *layers, "y = Neg (x5)"]
+    text = f"g (float[N,2,37,37] x) => (float[N,2,A,B] y) {{ {' '.join(nodes)} }}"
+    model = load(write_model(text, weights))
+    stages.normalise(model)
+    assert [node.op for node in model.graph.nodes] == ["Relu", *["Pad", "MaxPool"] * 5, "Neg"]
+    assert model.graph.outputs[0].shape == ["N", 2, 2, 2]
+
+
 def test_each_stage_says_which_it_is(ann: Path) -> None:
     for stage in list(Stage)[:4]:
         model = until(ann, stage)

@@ -52,6 +52,24 @@ class Pass(ABC):
         """Raise when the pass left something undone that it promises."""
 
 
+class Settled(Pass):
+    """Passes in order, again and again while one of them finds something to change.
+
+    Args:
+        passes: every change takes something away that there was, so that there is an end.
+    """
+
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        self._passes = passes
+
+    def apply(self, model: Model) -> int:
+        """The number of rounds that changed something."""
+        rounds = 0
+        while run_all(model, self._passes).modified:
+            rounds += 1
+        return rounds
+
+
 def until_settled(model: Model, attempt: Callable[[Model, gs.Node], bool]) -> int:
     """Try every node, again and again, until nothing changes; the number of changes."""
     changes = 0

@@ -3,7 +3,7 @@
 import pytest
 
 from graphpass import editing
-from graphpass.passes.base import Pass, run_all
+from graphpass.passes.base import Pass, Settled, run_all
 
 TEXT = "g (float[N,3] x) => (float[N,3] y) { a = Neg (x) b = Abs (x) y = Abs (a) }"
 
@@ -87,3 +87,16 @@ def test_run_all_runs_passes_in_order(bench):
     model = bench.model(TEXT)
     run_all(model, [Rename("Neg", "Exp"), Rename("Exp", "Sqrt")])
     assert bench.ops(model) == ["Sqrt", "Abs"]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_settled_goes_on_while_something_changes(bench, rounds):
+    class Shrinking(Recorder):
+        def apply(self, model):
+            super().apply(model)
+            return int(self.calls.count("apply") <= rounds)
+
+    shrinking = Shrinking()
+    result = Settled([Recorder(), shrinking])(bench.model(TEXT))
+    assert shrinking.calls.count("apply") == rounds + 1
+    assert result.modified is bool(rounds)
