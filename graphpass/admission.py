@@ -230,6 +230,16 @@ def dangling_attribute(proto: onnx.ModelProto) -> str | None:
     return next((a.name for a in attributes if a.ref_attr_name), None)
 
 
+def no_tensor(proto: onnx.ModelProto) -> str | None:
+    """An input or output that is a sequence, a map, or may be absent; None where none is."""
+    for what, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value")
+            if kind not in (None, "tensor_type"):
+                return f"{what} '{value.name}' is a {kind.removesuffix('_type')}"
+    return None
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, in short."""
     text = str(error).strip().splitlines()

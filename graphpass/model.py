@@ -161,6 +161,13 @@ def from_proto(proto: onnx.ModelProto, *, name: str = "model", file: Path | None
         if element.domain == "ai.onnx":  # another word for the standard domain
             element.domain = ""
     _spell_empty_constants(proto)
+    _open_maps(proto)
+    if (tensorless := admission.no_tensor(proto)) is not None:
+        raise ModelError(
+            f"{tensorless}, not a tensor",
+            where=name,
+            remedy="export the model with tensors as inputs and outputs",
+        )
     if (attribute := admission.lost_attribute(proto)) is not None:
         raise ModelError(
             f"attribute {attribute} is empty, or of a type that graphpass does not know",
@@ -342,6 +349,19 @@ def _spell_empty_constants(proto: onnx.ModelProto) -> None:
             if attribute.name in empty and not (attribute.ints or attribute.floats):
                 tensor = onnx.numpy_helper.from_array(empty[attribute.name])
                 attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
+
+
+def _open_maps(proto: onnx.ModelProto) -> None:
+    """Take the tensor instead of what scikit-learn's converter makes of it, a map per sample."""
+    opened: set[str] = set()
+    for node in proto.graph.node:
+        if (node.domain, node.op_type) == ("ai.onnx.ml", "ZipMap"):
+            opened.update(node.output)
+            node.domain, node.op_type = "", "Identity"
+            del node.attribute[:]
+    for value in proto.graph.output:
+        if value.name in opened:
+            value.type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
 
 
 def _spell_weights(proto: onnx.ModelProto) -> None:

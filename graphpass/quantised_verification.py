@@ -28,6 +28,7 @@ from graphpass.integer_reference import NEAR_LEVEL, IntegerReference
 from graphpass.model import Model, copied, infer_shapes, to_proto
 from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError
+from graphpass_runtime.evaluation import answering
 from graphpass_runtime.metadata import Neuron, Stage
 from graphpass_runtime.output_error import aligned, squared_error
 
@@ -93,7 +94,7 @@ class QuantisedVerification:
         changed: tensors and nodes that differ from those that the reference rounds to;
             None when the reference is a form, which does not say.
         agreement: per spiking layer, how close its counts are to the reference's.
-        argmax_agreement: share of samples with the same largest first output.
+        argmax_agreement: share of samples with the same largest output (`answering`).
         output_relative_error: ``||y - y_ref|| / ||y_ref||`` over all float outputs.
     """
 
@@ -239,7 +240,8 @@ class QuantisedComparison:
             if want.dtype.kind == "f":
                 self._error += squared_error(got, want)
                 self._norm += float(np.square(want, dtype=np.float64).sum())
-        self._same += agreeing(expected[0], found[0], size)
+        answer = answering(expected)
+        self._same += agreeing(expected[answer], found[answer], size)
         result.samples += size
         result.argmax_agreement = self._same / max(1, result.samples)
         result.output_relative_error = float(np.sqrt(self._error / (self._norm or 1.0)))

@@ -22,6 +22,8 @@ KEEP_SHAPE = frozenset(
     "BiasGelu BiasSoftmax FastGelu Gelu LayerNormalization QuickGelu RotaryEmbedding"
     " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization".split()
 )
+#: The same of ai.onnx.ml, and what they compute; None for what they read.
+_PREPROCESSING = {"Binarizer": None, "Imputer": None, "Normalizer": 1, "Scaler": 1}
 
 
 def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
@@ -56,13 +58,19 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
 
 
 def _describe_contributed(proto: onnx.ModelProto) -> None:
-    """Write an Identity for operators of ONNX Runtime that keep the shape of their input."""
+    """Write an Identity, or a Cast, for operators that keep the shape of their input."""
     opsets = {imported.domain: imported.version for imported in proto.opset_import}
     for node in proto.graph.node:
         known = onnx.defs.has(node.op_type, opsets.get(node.domain, 1), node.domain)
         if node.op_type in KEEP_SHAPE and node.domain in ("", "com.microsoft") and not known:
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]
+        elif node.domain == "ai.onnx.ml" and node.op_type in _PREPROCESSING:
+            dtype = _PREPROCESSING[node.op_type]
+            node.op_type, node.domain = "Cast" if dtype else "Identity", ""
+            del node.attribute[:]
+            if dtype:
+                node.attribute.append(onnx.helper.make_attribute("to", dtype))
 
 
 def _with_numbers(proto: onnx.ModelProto, symbol: str | None) -> onnx.ModelProto:

@@ -42,6 +42,7 @@ from graphpass.quantised_verification import (
 )
 from graphpass.rounding_reach import RoundingReach
 from graphpass_runtime.errors import ModelError, OptionError
+from graphpass_runtime.evaluation import answering
 from graphpass_runtime.metadata import FileRecord, Stage
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
 from graphpass_runtime.output_error import aligned
@@ -67,7 +68,7 @@ class Verification:
         downstream: counts that differ in a layer behind an origin.
         samples_diverged: samples with an origin.
         max_abs_diff: largest difference of an output; infinite where one side's is not finite.
-        argmax_agreement: share of samples with the same largest first output.
+        argmax_agreement: share of samples with the same largest output (`answering`).
         origins: per layer with origins, (explained, unexplained).
     """
 
@@ -319,4 +320,5 @@ def _compare_outputs(result: Verification, expected: Reading, found: Reading, si
                 apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
             largest = float(np.where(np.isnan(apart), np.inf, apart).max())
             result.max_abs_diff = max(result.max_abs_diff, largest)
-    return agreeing(expected.outputs[0], found.outputs[0], size)
+    answer = answering(expected.outputs)
+    return agreeing(expected.outputs[answer], found.outputs[answer], size)

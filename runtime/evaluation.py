@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError
-from graphpass_runtime.feeds import Array
+from graphpass_runtime.feeds import Array, TensorSpec
 from graphpass_runtime.output_error import squared_error
 from graphpass_runtime.session import Session
 
@@ -31,7 +31,7 @@ class Evaluation:
         top5: share of samples whose label is among the five best; None without
             labels or with fewer than five classes. Ties go to the lower index.
         agreement: share of samples with the same answer as the reference; None
-            without one, with one class, or where the size of the first output hangs on
+            without one, with one class, or where the size of the output hangs on
             its values.
         output_relative_error: ``||y - y_ref|| / ||y_ref||`` over all outputs and
             samples; None without a reference, or where it has no finite value.
@@ -69,7 +69,7 @@ def evaluate(
     reference: Session | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Run a network over a data set; the answer is the argmax of its first output.
+    """Run a network over a data set; the answer is the argmax of one output (`answering`).
 
     Args:
         session: the network.
@@ -88,7 +88,7 @@ def evaluate(
     for part in data.batches(literal or batch):  # outputs may have no axis to join pieces on
         outputs, count = tally.outputs_of(session, part.feeds), session.samples_in(part.feeds)
         if part.labels is not None:
-            tally.add_labelled(outputs[0], part.labels)
+            tally.add_labelled(outputs, part.labels)
         if reference is not None:
             tally.add_reference(outputs, tally.outputs_of(reference, part.feeds), count)
         tally.samples += count
@@ -110,6 +110,7 @@ class _Tally:
                 remedy="compare a network with the ANN that it came from",
             )
         self.samples = 0
+        self._answer = answering(session.outputs)
         self._classes = 0
         self._right = self._in_top = self._same = 0
         self._answers = True
@@ -132,13 +133,14 @@ class _Tally:
                 )
         return outputs
 
-    def add_labelled(self, output: Array, labels: NDArray[np.int64]) -> None:
+    def add_labelled(self, outputs: list[Array], labels: NDArray[np.int64]) -> None:
         """Count right answers."""
+        output = outputs[self._answer]
         scores = _scores(output)
         count, classes = scores.shape
         if count != len(labels) or max(output.shape[1:], default=1) != classes:
             raise DataError(
-                f"output {self._session.outputs[0].name!r} of shape {output.shape} "
+                f"output {self._session.outputs[self._answer].name!r} of shape {output.shape} "
                 f"has no class scores for {len(labels)} labels",
                 remedy="evaluate a classifier, or data without labels",
             )
@@ -168,10 +170,11 @@ class _Tally:
             self._error += squared_error(got, want)
             self._norm += float(np.square(want, dtype=np.float64).sum())
         # As many boxes as a detector finds are no scores of classes.
-        self._answers &= outputs[0].shape == wanted[0].shape and outputs[0].shape[:1] == (count,)
+        found, expected = outputs[self._answer], wanted[self._answer]
+        self._answers &= found.shape == expected.shape and found.shape[:1] == (count,)
         if not self._answers:
             return
-        ours, theirs = _scores(outputs[0]), _scores(wanted[0])
+        ours, theirs = _scores(found), _scores(expected)
         self._classes = ours.shape[1]
         self._same += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
 
@@ -194,12 +197,20 @@ class _Tally:
         )
 
 
+def answering(outputs: Sequence[TensorSpec | Array]) -> int:
+    """Which output's argmax is the answer: the first that holds floats, else the first.
+
+    Classifiers of scikit-learn give the label, an integer, before the scores.
+    """
+    return next((i for i, output in enumerate(outputs) if output.dtype.kind == "f"), 0)
+
+
 def _scores(output: Array) -> Array:
-    """The first output as ``[N, K]``.
+    """An output as ``[N, K]``.
 
     Raises:
         DataError: it has no values.
     """
     if not output.size:
-        raise DataError(f"the first output is empty, of shape {output.shape}")
+        raise DataError(f"the output is empty, of shape {output.shape}")
     return output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)

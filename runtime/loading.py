@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphpass_runtime.cpu import saturates
 from graphpass_runtime.errors import ModelError, OptionError, ProviderError
@@ -37,6 +38,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     **{name: np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
     **{name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
 }
+#: What classifiers of scikit-learn give: scores by label, for every sample.
+_MAPS = tuple(f"seq(map({label},tensor(float)))" for label in ("int64", "string"))
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,18 @@ def describe_session(session: Any, *, where: str) -> tuple[Specs, Specs, dict[st
         ) from error
 
 
+def as_array(result: Any) -> NDArray[Any]:
+    """A result of ONNX Runtime; of a map per sample ``[N, K]``, labels in ascending order."""
+    if isinstance(result, list):
+        return np.array([list(scores.values()) for scores in result], np.float32)
+    array: NDArray[Any] = result
+    return array
+
+
 def _spec(value: Any, where: str) -> TensorSpec:
     # ONNX Runtime spells a type "tensor(float16)" or "seq(tensor(float))".
+    if value.type in _MAPS:
+        return TensorSpec(value.name, np.dtype(np.float32), (None, None))
     dtype = _DTYPES.get(value.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:
         raise ModelError(

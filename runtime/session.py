@@ -24,7 +24,7 @@ from graphpass_runtime.feeds import (
     split,
     zeros,
 )
-from graphpass_runtime.loading import ModelSource, describe_session
+from graphpass_runtime.loading import ModelSource, as_array, describe_session
 from graphpass_runtime.metadata import FileRecord, Neuron
 from graphpass_runtime.placement import Placement, measure_placement
 from graphpass_runtime.spikes import count_spikes, sum_per_channel
@@ -370,4 +370,4 @@ class Session:
     def _execute(self, session: Any, names: list[str], chunk: Chunk) -> dict[str, Array]:
         fed = {**chunk.feeds, **self._weights}
         found = execute(lambda options: session.run(names, fed, options), where=self.where)
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, map(as_array, found), strict=True))

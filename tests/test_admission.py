@@ -53,6 +53,11 @@ def test_output_that_is_listed_twice(read):
     refused(read, proto, "lists the output 'y' twice")
 
 
+def test_output_that_is_no_tensor(read):
+    text = "g (float[N,3] x) => (seq(float[N,3]) y) { r = Relu (x) y = SequenceConstruct (r, x) }"
+    refused(read, parse(text), "output 'y' is a sequence, not a tensor")
+
+
 @pytest.mark.parametrize(
     "body",
     [

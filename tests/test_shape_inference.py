@@ -111,3 +111,20 @@ def test_operators_that_onnx_does_not_know_yet(opset, domain):
     model = from_proto(proto)
     infer_shapes(model)
     assert model.graph.tensors()["a"].shape == ["N", 3]
+
+
+@pytest.mark.parametrize(
+    ("operator", "dtype"),
+    [
+        ("Scaler <offset = [1.0], scale = [2.0]>", np.float32),
+        ('Normalizer <norm = "L2">', np.float32),
+        ("Binarizer <threshold = 0.5>", np.float64),
+        ("Imputer <replaced_value_float = 0.0>", np.float64),
+    ],
+)
+def test_preprocessing_of_scikit_learn(operator, dtype):
+    text = f"g (double[N,3] x) => (float[N,3] y) {{ a = ai.onnx.ml.{operator} (x) y = Relu (a) }}"
+    model = from_proto(parse(text, ', "ai.onnx.ml": 1'))
+    infer_shapes(model)
+    tensor = model.graph.tensors()["a"]
+    assert (tensor.shape, tensor.dtype) == (["N", 3], dtype)

@@ -46,6 +46,17 @@ def test_accuracy_and_top5_against_sorting(build: Build, text: str) -> None:
     assert result.top5 == pytest.approx((order[:, :5] == labels[:, None]).any(axis=1).mean())
 
 
+def test_scores_are_the_first_floats(build: Build) -> None:
+    """A label stands before them, in classifiers of scikit-learn."""
+    text = """g (float[N,K] x) => (int64[N] label, float[N,K] y) {
+        label = ArgMax <axis = 1, keepdims = 0> (x)
+        y = Identity (x)
+    }"""
+    session = Session(build(text))
+    result = evaluate(session, _data(session, [[1, 0], [1, 0]], [0, 1]))
+    assert result.accuracy == 0.5
+
+
 def test_json_is_plain_and_says_only_what_was_measured(build: Build) -> None:
     session = Session(build(ECHO))
     result = evaluate(session, _data(session, [[1, 0], [1, 0]], [0, 1])).to_json()
@@ -119,7 +130,7 @@ def test_what_cannot_be_measured_is_refused(build: Build) -> None:
         evaluate(echo, _data(echo, [[1, 0]]), reference=two)
     with pytest.raises(ModelError, match="output 'y' holds NaN"):
         evaluate(root, _data(root, [[1, -1]]))
-    with pytest.raises(DataError, match="first output is empty"):
+    with pytest.raises(DataError, match="output is empty"):
         evaluate(echo, _data(echo, np.ones((2, 0)), [0, 0]))
 
 
