@@ -59,9 +59,9 @@ def fill_in(graph: gs.Graph, proto: onnx.ModelProto) -> None:
 
 def _describe_contributed(proto: onnx.ModelProto) -> None:
     """Write an Identity, or a Cast, for operators that keep the shape of their input."""
-    opsets = {imported.domain: imported.version for imported in proto.opset_import}
+    opset = next((o.version for o in proto.opset_import if not o.domain), 1)
     for node in proto.graph.node:
-        known = onnx.defs.has(node.op_type, opsets.get(node.domain, 1), node.domain)
+        known = not node.domain and onnx.defs.has(node.op_type, opset, "")
         if node.op_type in KEEP_SHAPE and node.domain in ("", "com.microsoft") and not known:
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,20 @@ def _quotient(x: Any, y: Any) -> Any:
     return size if (x < 0) == (y < 0) else -size
 
 
+def _largest(_: gs.Node, a: list[Any]) -> Sizes:
+    return np.asarray(functools.reduce(np.frompyfunc(_larger, 2, 1), a), object)
+
+
+def _larger(x: Any, y: Any) -> Any:
+    """No size is below 1 of which the larger one is asked for, but it may be any other number."""
+    for size, other in ((x, y), (y, x)):
+        if isinstance(size, str) or size >= PROBE:
+            if other == size or (not isinstance(other, str) and other <= 1):
+                return size
+            raise TypeError("cannot be known")
+    return max(x, y)
+
+
 def _equal(x: Any, y: Any) -> bool:
     """Two names may be of the same size, and the batch may be any number above zero."""
     free = [size for size in (x, y) if isinstance(size, str) or size >= PROBE]
@@ -157,6 +172,7 @@ _OPERATORS: dict[str, Callable[[gs.Node, list[Any]], Sizes | None] | None] = {
         if a[0].ndim == 1
         else None
     ),
+    "Max": _largest,
     "Where": _where,
     "Equal": _binary(_equal),
     "Add": _binary(_sum),

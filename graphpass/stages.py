@@ -49,6 +49,7 @@ from graphpass.passes.spell_integer_weights import SpellIntegerWeights
 from graphpass.passes.spell_log_sigmoid import SpellLogSigmoid
 from graphpass.passes.spell_qoperator import SpellQOperator
 from graphpass.passes.spell_retired import SpellRetired
+from graphpass.passes.spell_subsampling import SpellSubsampling
 from graphpass.passes.split_fused import SplitFused
 from graphpass.passes.unify_precision import UnifyPrecision
 from graphpass.plan import Activation, Plan, recorded_verdicts
@@ -92,6 +93,7 @@ def normalise(
             UnifyPrecision(),
             SpellGelu(),
             SpellLogSigmoid(),
+            SpellSubsampling(),
             *_FOLDS,
             DropEmpty(),
             PadConstants(),

@@ -8,8 +8,10 @@ import onnx
 import onnx.parser
 import pytest
 
+from graphpass.batch import to_size
 from graphpass.model import Model, from_proto, infer_shapes, to_proto
 from graphpass.plan import make_plan
+from graphpass.shape_values import shape_values
 
 TEXT = """agraph (float[batch,3] x) => (float[batch,2] y) <float[3,2] w = {1,2,3,4,5,6}> {
     [first] a = MatMul (x, w)
@@ -100,13 +102,14 @@ def test_failing_inference_leaves_the_graph_and_nothing_is_converted():
 
 
 @pytest.mark.parametrize(("opset", "domain"), [(12, ""), (17, ""), (12, "com.microsoft")])
-def test_operators_that_onnx_does_not_know_yet(opset, domain):
+@pytest.mark.parametrize("other", [1, 2**40])
+def test_operators_that_onnx_does_not_know_yet(opset, domain, other):
     """ONNX Runtime runs LayerNormalization in any opset."""
     text = """g (float[N,3] x, float[3] s) => (float[N,3] y) {
         a = LayerNormalization (x, s)
         y = Relu (a)
     }"""
-    proto = parse(text, ', "com.microsoft": 1')
+    proto = parse(text, f', "com.microsoft": {other}')
     proto.opset_import[0].version, proto.graph.node[0].domain = opset, domain
     model = from_proto(proto)
     infer_shapes(model)
@@ -128,3 +131,21 @@ def test_preprocessing_of_scikit_learn(operator, dtype):
     infer_shapes(model)
     tensor = model.graph.tensors()["a"]
     assert (tensor.shape, tensor.dtype) == (["N", 3], dtype)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [("s, s", ["N", 3]), ("s, ones", ["N", 3]), ("s, s, ones", ["N", 3]), ("s, twos", None)],
+)
+def test_larger_one_of_sizes(sizes, shape):
+    """As of the broadcast in a MatMul of TensorFlow; the batch may be 1, which is below 2."""
+    text = f"""g (float[N,3] x) => (float[A,B] y)
+    <int64[2] ones = {{1, 1}}, int64[2] twos = {{2, 2}}> {{
+        s = Shape (x) m = Max ({sizes}) y = Reshape (x, m)
+    }}"""
+    model = from_proto(parse(text))
+    model.graph.outputs[0].shape = None
+    infer_shapes(model)
+    known = shape_values(model.graph).get("m")
+    assert (known is None) == (shape is None)
+    assert shape is None or [to_size(size, "N") for size in known] == shape
