@@ -258,8 +258,9 @@ def _nothing_to_convert(model: Model, candidates: Candidates) -> ModelError:
                 remedy="use an activation that turns at most once",
             )
     found = sorted({n.op for n in model.graph.nodes if n.op in _OTHERS})
+    others = f" (only {', '.join(found)}, as gates or not between layers)" if found else ""
     return ModelError(
-        "has no activation to convert" + (f" (only {', '.join(found)})" if found else ""),
+        f"has no activation to convert{others}",
         where=model.name,
         remedy="graphpass converts Relu, Clip, QCFS and other activations between layers",
     )

@@ -85,7 +85,7 @@ def test_external_data_that_is_there(
 
 def test_no_activation(refuse: Refuse, write_model: Callable[..., Path]) -> None:
     text = "g (float[N,3] x) => (float[N,3] y) { a = Sigmoid(x) y = Tanh(a) }"
-    words = "has no activation to convert (only Sigmoid, Tanh)"
+    words = "has no activation to convert (only Sigmoid, Tanh, as gates or not between layers)"
     refuse(write_model(text), "ann.onnx: ", words)
 
 
