@@ -24,6 +24,9 @@ Function = Callable[[Array], Array]  # currents [G, C] -> values [G, C]
 
 # Where a function is looked at: both signs of 2^-12 .. 2^60, 32 points for each doubling.
 _GRID = np.exp2(np.arange(-12 * 32, 60 * 32 + 1) / 32).astype(np.float32)
+# Where levels are looked for as well that are not reached there: weights may be of any size.
+_FAR = np.concatenate([_GRID, np.exp2(np.arange(61.0, 117.0))]).astype(np.float32)
+_LARGEST = np.finfo(np.float32).max
 _LEAST_REACH = 16.0  # currents up to this size must have a value
 # A function turns when it comes back by more than this share of what it spans up to there;
 # less is the rounding of its own arithmetic.
@@ -122,19 +125,35 @@ def level_crossings(function: Function, channels: int, levels: int) -> Array:
             "an activation has no finite value in reach of its currents",
             remedy="check that weights are finite, and not very large",
         )
-    low = np.full((levels, channels), _ordered(grid[:1])[0])
-    high = np.full((levels, channels), _ordered(grid[-1:])[0])
-    ends = function(_columns(grid[[0, -1]], channels))
+    found = _first_reached(function, grid, wanted, channels)
+    if not (near := np.isfinite(found)).all():
+
+        def bounded(currents: Array) -> Array:
+            with np.errstate(over="ignore"):
+                return np.clip(function(currents), -_LARGEST, _LARGEST)
+
+        far = _reach(bounded, channels, _FAR)
+        found = np.where(near, found, _first_reached(bounded, far, wanted, channels))
+    # Rounding may let a flat function fall back by a step or two.
+    crossings: Array = np.maximum.accumulate(found, axis=0)
+    return crossings
+
+
+def _first_reached(function: Function, grid: Array, wanted: Array, channels: int) -> Array:
+    """The smallest current between the ends of the grid at which a value is reached, ``[T, C]``.
+
+    Infinite where it is reached already at the lower end, or not yet at the upper one: a piece
+    of a channel that never turns is constant up to a current beyond all others.
+    """
+    shape = (len(wanted), channels)
+    low, high = (np.full(shape, _ordered(end)[0]) for end in (grid[:1], grid[-1:]))
+    at_low, at_high = function(_columns(grid[[0, -1]], channels))
     while np.any(high - low > 1):
         middle = (low + high) // 2
         reached = function(_floats(middle)) >= wanted
         high, low = np.where(reached, middle, high), np.where(reached, low, middle)
-    found = _floats(high)
-    found = np.where(ends[0] >= wanted, np.float32(-np.inf), found)
-    # A piece of a channel that never turns is constant up to a current beyond all others.
-    crossings: Array = np.where(ends[1] >= wanted, found, np.float32(np.inf))
-    # Rounding may let a flat function fall back by a step or two.
-    return np.maximum.accumulate(crossings, axis=0)
+    found: Array = np.where(at_low >= wanted, np.float32(-np.inf), _floats(high))
+    return np.where(at_high >= wanted, found, np.float32(np.inf))
 
 
 @lru_cache(maxsize=64)
@@ -231,12 +250,12 @@ def _turn(function: Function, grid: Array, values: NDArray[np.float64], sign: in
     return least_at
 
 
-def _reach(function: Function, channels: int) -> Array:
-    """The currents of the grid around 0 for which every channel has a finite value."""
-    grid = np.concatenate([-_GRID[::-1], np.zeros(1, np.float32), _GRID])
+def _reach(function: Function, channels: int, sizes: Array = _GRID) -> Array:
+    """The currents of these sizes around 0 for which every channel has a finite value."""
+    grid = np.concatenate([-sizes[::-1], np.zeros(1, np.float32), sizes])
     with np.errstate(all="ignore"):
         finite = np.isfinite(function(_columns(grid, channels))).all(axis=1)
-    middle = len(_GRID)
+    middle = len(sizes)
     gaps = np.flatnonzero(~finite)
     first = gaps[gaps <= middle].max(initial=-1) + 1
     last = gaps[gaps >= middle].min(initial=len(grid)) - 1

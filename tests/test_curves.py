@@ -150,6 +150,20 @@ def test_levels_that_are_never_or_always_reached():
     assert (level_crossings(lambda z: function(z) + 9, 1, 4) == -np.inf).all()
 
 
+@pytest.mark.parametrize("size", [1.0, 1e9, 1e24, 1e33])
+def test_levels_of_currents_of_any_size(size):
+    """One channel of them beside an ordinary one, whose levels are where they are alone."""
+    function = curve("y = LeakyRelu (x)")
+    threshold = np.array([size, 1.0], np.float32)
+
+    def potential(currents):
+        return function(currents) / threshold * 4 + 2
+
+    found = level_crossings(potential, 2, 4)
+    np.testing.assert_allclose(found[:, 0] / size, found[:, 1], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(found[:, 1], [-25, 0, 0.25, 0.5], rtol=1e-6, atol=1e-5)
+
+
 def test_a_jump_takes_all_levels_at_once():
     function = curve("y = Sign (x)")
     found = level_crossings(lambda z: function(z) * 4 + np.float32(0.5), 1, 4)
