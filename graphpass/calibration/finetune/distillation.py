@@ -28,7 +28,9 @@ WEIGHT_RATE = 5e-3  # of the root mean square of a weight tensor
 NEURON_RATE = 2e-2  # of a threshold (shift), and of one (logarithms of threshold and amplitude)
 LAYER_SHARE = 0.5  # of the neuron layers in the loss, beside the outputs
 FULL_RATE_ERROR = 0.1  # held-out error at the start from which on steps are full
-PATIENCE = 0.5  # share of the epochs without a better held-out error until learning stops
+# Share of the epochs without a better held-out error until learning stops: first steps lose what
+# the closed form had, and are made good only when they become small.
+PATIENCE = 0.75
 _WARM_UP = 20  # steps until the full rate
 _TINY = 1e-12
 
