@@ -93,6 +93,8 @@ def _check_neurons(model: Model, record: FileRecord) -> None:
         node = written[neuron.name]
         if [t.name for t in node.outputs[1:]] != [neuron.potential, neuron.spikes]:
             raise _unfit(model, f"neuron '{neuron.name}' has other tensors")
+        if any(tensor.outputs for tensor in node.outputs[1:]):
+            raise _unfit(model, f"potential or spikes of neuron '{neuron.name}' are read")
         _check_axes(model, neuron, node, flow.types[neuron.name])
         if editing.is_dialect(node, dialect.DAQCFS):
             _check_shapes(model, neuron, node)

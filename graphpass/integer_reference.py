@@ -190,7 +190,7 @@ def _make_exact(model: Model, layer: gs.Node) -> bool:
         return False
     data, weight = _Operand.read_by(layer, 0), _Operand.read_by(layer, 1)
     kernel = None if weight is None else editing.values(weight.tensor)
-    if data is None or weight is None or kernel is None:
+    if data is None or weight is None or kernel is None or data.scale.size != 1:
         return False
     work = _Rewriting(model, layer.outputs[0].name)
     whole = work.cast(data.tensor, _FLOAT32)

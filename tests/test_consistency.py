@@ -212,6 +212,24 @@ def test_neuron_that_no_output_hangs_on(carry_on):
     assert "names other neurons" in carry_on("2-daqcfs", change)
 
 
+@pytest.mark.parametrize("output", [1, 2])
+@pytest.mark.parametrize("stage", ["2-daqcfs", "3-calibrated"])
+def test_node_that_reads_the_potential_or_the_spikes(carry_on, stage, output):
+    """They are no tensors of the network: a form puts others in their place."""
+
+    def change(proto, _):
+        neuron = of_op(proto, "DAQCFS")
+        for node in proto.graph.node:
+            for index, name in enumerate(node.input):
+                if name == neuron.output[0]:
+                    node.input[index] = "read"
+        proto.graph.node.append(
+            onnx.helper.make_node("Add", [neuron.output[0], neuron.output[output]], ["read"])
+        )
+
+    assert "are read" in carry_on(stage, change)
+
+
 def test_tensor_without_elements(write_model):
     text = """g (float[N,2,4,4] x) => (float[N,2,M,K] y) {
         r = Relu (x)

@@ -134,6 +134,15 @@ def test_sums_too_long_to_be_exact_are_refused(write_model: Write) -> None:
         IntegerReference(load(path))
 
 
+def test_layer_whose_data_has_a_scale_for_each_channel_stays(write_model: Write) -> None:
+    """No sum of its products is a whole number of steps."""
+    arrays = weights((5, 7), 7)
+    arrays |= {"sd": np.full(5, 0.37, np.float32), "zd": np.full(5, 13, np.uint8)}
+    text = dequantised("MatMul (d, w)").replace("AXIS", "1")
+    text = text.replace("d = DequantizeLinear (q, sx, zx)", "d = DequantizeLinear (q, sd, zd)")
+    assert IntegerReference(load(write_model(text, arrays)), 1).layers == 0
+
+
 def test_rounding_is_judged_by_its_distance_from_a_tie() -> None:
     rounding = Rounding("q", "r", 0.5, 10)
     real = np.array([0.0, 0.25, 0.25, 0.25, 0.2, 0.25, -90, 900], np.float32)
