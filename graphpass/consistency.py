@@ -164,13 +164,14 @@ def check_fed(model: Model, data: Dataset) -> None:
     Raises:
         ModelError: a size is zero.
     """
-    sizes = [size for tensor in model.graph.inputs for size in (tensor.shape or (None,))[1:]]
+    sizes = [size for tensor in model.graph.inputs for size in (tensor.shape or ())[1:]]
     if data.samples is None or all(isinstance(size, int) for size in sizes):
         return
     feeds = next(data.batches(1)).feeds
     fed = copied(model)
     for tensor in fed.graph.inputs:
-        tensor.shape = [*(tensor.shape or ("batch",))[:1], *feeds[tensor.name].shape[1:]]
+        if tensor.shape:
+            tensor.shape = [tensor.shape[0], *feeds[tensor.name].shape[1:]]
     infer_shapes(fed)
     check_sizes(fed)
 

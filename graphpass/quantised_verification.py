@@ -240,22 +240,28 @@ class QuantisedComparison:
             if want.dtype.kind == "f":
                 self._error += squared_error(got, want)
                 self._norm += float(np.square(want, dtype=np.float64).sum())
-        answer = answering(expected)
-        self._same += agreeing(expected[answer], found[answer], size)
+        self._same += agreeing(expected, found, size)
         result.samples += size
         result.argmax_agreement = self._same / max(1, result.samples)
         result.output_relative_error = float(np.sqrt(self._error / (self._norm or 1.0)))
 
 
-def agreeing(expected: NDArray[Any], found: NDArray[Any], size: int) -> int:
-    """Samples with the same argmax; all or none when the output has no batch axis."""
-    if expected.shape != found.shape:
+def agreeing(expected: list[NDArray[Any]], found: list[NDArray[Any]], size: int) -> int:
+    """Samples with the same argmax; all or none when the output has no batch axis.
+
+    Args:
+        expected: the outputs of one network; see `answering`.
+        found: of the other.
+        size: the number of samples.
+    """
+    answer = answering(expected)
+    first, second = expected[answer], found[answer]
+    if first.shape != second.shape:
         return 0
-    if not expected.size:
+    if not first.size:
         return size
-    rows = size if expected.shape[:1] == (size,) else 1
-    first, second = expected.reshape(rows, -1), found.reshape(rows, -1)
-    same = first.argmax(axis=1) == second.argmax(axis=1)
+    rows = size if first.shape[:1] == (size,) else 1
+    same = first.reshape(rows, -1).argmax(axis=1) == second.reshape(rows, -1).argmax(axis=1)
     return int(np.broadcast_to(same, size).sum())
 
 
