@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphpass_runtime.errors import GraphpassError
     from graphpass_runtime.evaluation import Evaluation, evaluate
     from graphpass_runtime.execution import time_limit
-    from graphpass_runtime.metadata import Neuron
+    from graphpass_runtime.neuron import Neuron
     from graphpass_runtime.session import Session
 
 _HOMES = {

@@ -27,8 +27,8 @@ from graphpass.plan import Plan
 from graphpass.running import open_session
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, OptionError, OutputError
-from graphpass_runtime.metadata import LARGEST_T
 from graphpass_runtime.model_data import PathLike, find_preprocess, open_model_data
+from graphpass_runtime.neuron import LARGEST_T
 from graphpass_runtime.session import Session
 
 

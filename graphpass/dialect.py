@@ -25,7 +25,7 @@ import onnx.numpy_helper
 import onnx.parser
 
 from graphpass.dialect_bodies import BODIES, HALF, SIGNATURES
-from graphpass_runtime.metadata import Ties
+from graphpass_runtime.neuron import Ties
 
 DOMAIN = "graphpass"
 VERSION = 1

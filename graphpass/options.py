@@ -11,8 +11,8 @@ from graphpass.calibration.measuring import Progress
 from graphpass.calibration.rules import RULES
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass_runtime.errors import OptionError
-from graphpass_runtime.metadata import LARGEST_T
 from graphpass_runtime.model_data import Data, PathLike
+from graphpass_runtime.neuron import LARGEST_T
 from graphpass_runtime.preprocess import Preprocess
 
 THRESHOLDS = optimal.THRESHOLDS

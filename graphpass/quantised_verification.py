@@ -29,7 +29,8 @@ from graphpass.model import Model, copied, infer_shapes, to_proto
 from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.evaluation import answering
-from graphpass_runtime.metadata import Neuron, Stage
+from graphpass_runtime.metadata import Stage
+from graphpass_runtime.neuron import Neuron
 from graphpass_runtime.output_error import aligned, squared_error
 
 _KIND = "close network, judged by accuracy"

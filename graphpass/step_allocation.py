@@ -24,8 +24,8 @@ from graphpass.options import Options
 from graphpass.pipeline import Conversion, convert
 from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError, OptionError
-from graphpass_runtime.metadata import LARGEST_T
 from graphpass_runtime.model_data import PathLike, open_model_data
+from graphpass_runtime.neuron import LARGEST_T
 
 # Of the budget: steps to choose from. A train is as long as the largest.
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

@@ -25,7 +25,8 @@ from graphpass_runtime.feeds import (
     zeros,
 )
 from graphpass_runtime.loading import ModelSource, as_array, describe_session
-from graphpass_runtime.metadata import FileRecord, Neuron
+from graphpass_runtime.metadata import FileRecord
+from graphpass_runtime.neuron import Neuron
 from graphpass_runtime.placement import Placement, measure_placement
 from graphpass_runtime.spikes import count_spikes, sum_per_channel
 from graphpass_runtime.stepping import Stepper

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass_runtime.feeds import Array
-from graphpass_runtime.metadata import Carrier, Neuron
+from graphpass_runtime.neuron import Carrier, Neuron
 
 
 def count_spikes(neuron: Neuron, spikes: Array, steps: int) -> NDArray[np.int32]:

@@ -14,7 +14,8 @@ from graphpass import stages
 from graphpass.model import Model, load, to_bytes
 from graphpass.neurons.parameters import SMALLEST_THRESHOLD
 from graphpass.pipeline import plan_conversion
-from graphpass_runtime.metadata import Carrier, FileRecord, Stage
+from graphpass_runtime.metadata import FileRecord, Stage
+from graphpass_runtime.neuron import Carrier
 
 FORMS = ("matmul", "sorted", "counts")
 

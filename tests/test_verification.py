@@ -14,7 +14,8 @@ import pytest
 from graphpass import Session, convert, verify
 from graphpass_models.digits import Digits, digits_model_path
 from graphpass_runtime.errors import DataError, ModelError
-from graphpass_runtime.metadata import Carrier, FileRecord
+from graphpass_runtime.metadata import FileRecord
+from graphpass_runtime.neuron import Carrier
 
 FORMS = ("matmul", "sorted", "counts")
 CNN = digits_model_path("digits_cnn")

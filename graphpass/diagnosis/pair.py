@@ -20,8 +20,9 @@ from graphpass.model import check_before_running
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.evaluation import evaluate
-from graphpass_runtime.metadata import Carrier, FileRecord
+from graphpass_runtime.metadata import FileRecord
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
+from graphpass_runtime.neuron import Carrier
 from graphpass_runtime.preprocess import Preprocess
 from graphpass_runtime.session import Session
 

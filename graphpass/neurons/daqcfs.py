@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect, editing
 from graphpass.model import Model
 from graphpass.neurons import parameters
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 
 def build(model: Model, node: gs.Node, neuron: Neuron) -> None:

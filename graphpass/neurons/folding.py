@@ -9,7 +9,7 @@ from graphpass import editing
 from graphpass.model import Model
 from graphpass.timeflow import Shape, TimeType
 from graphpass_runtime.errors import ModelError
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 
 def slots(model: Model) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphpass import editing
 from graphpass.admission import LARGEST
 from graphpass.model import Model
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 # A channel that never fired while thresholds were recorded has threshold 0, which the
 # neuron divides by. This fraction of the layer's largest threshold is far below any

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graphpass import dialect, editing
 from graphpass.model import Model
-from graphpass_runtime.metadata import Ties
+from graphpass_runtime.neuron import Ties
 
 
 def node(

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect, editing
 from graphpass.model import Model
 from graphpass.neurons import parameters
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 
 def build(

@@ -14,7 +14,7 @@ from graphpass import dialect, editing
 from graphpass.model import Model
 from graphpass.neurons import folding
 from graphpass.timeflow import TimeType
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 
 def build(model: Model, node: gs.Node, neuron: Neuron, source: TimeType) -> None:

@@ -18,7 +18,7 @@ from graphpass.model import Model
 from graphpass.neurons import folding
 from graphpass.regions import Region
 from graphpass.timeflow import Shape, TimeType
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 
 def build(

@@ -27,7 +27,8 @@ from graphpass.forms import FORMS
 from graphpass_models.digits import Digits
 from graphpass_runtime.cpu import saturates
 from graphpass_runtime.errors import DataError
-from graphpass_runtime.metadata import Carrier, FileRecord, Ties
+from graphpass_runtime.metadata import FileRecord
+from graphpass_runtime.neuron import Carrier, Ties
 
 SAME = [name for name, form in FORMS.items() if form.same]
 LEVELS = 15

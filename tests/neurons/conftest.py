@@ -15,7 +15,8 @@ import onnxruntime
 import pytest
 
 from graphpass import Neuron, convert
-from graphpass_runtime.metadata import Carrier, FileRecord
+from graphpass_runtime.metadata import FileRecord
+from graphpass_runtime.neuron import Carrier
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphpass_runtime.metadata import Carrier
+from graphpass_runtime.neuron import Carrier
 
 FORMS = ("matmul", "sorted", "counts")
 STEPS = [1, 2, 3, 4, 5, 7, 8, 16, 31, 64]

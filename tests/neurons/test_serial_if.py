@@ -16,7 +16,7 @@ import pytest
 
 from graphpass import convert
 from graphpass.model import load, save
-from graphpass_runtime.metadata import Carrier
+from graphpass_runtime.neuron import Carrier
 from graphpass_runtime.session import Session
 
 SERIAL = ["scan", "step"]

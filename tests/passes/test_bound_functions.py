@@ -14,7 +14,7 @@ from graphpass.passes.bound_functions import (
 )
 from graphpass.regions import find_regions
 from graphpass_runtime.errors import ModelError
-from graphpass_runtime.metadata import Neuron
+from graphpass_runtime.neuron import Neuron
 
 K = (
     "float three = {3.0}, float zero = {0.0}, float six = {6.0}, float half = {0.5},"

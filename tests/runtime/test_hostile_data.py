@@ -19,7 +19,8 @@ from graphpass_runtime.data import open_data
 from graphpass_runtime.errors import DataError, ModelError
 from graphpass_runtime.feeds import TensorSpec
 from graphpass_runtime.images import open_image
-from graphpass_runtime.metadata import PREFIX, FileRecord, Neuron, Stage
+from graphpass_runtime.metadata import PREFIX, FileRecord, Stage
+from graphpass_runtime.neuron import Neuron
 from graphpass_runtime.npz import NpzFile
 from graphpass_runtime.preprocess import Preprocess
 

@@ -13,7 +13,8 @@ import pytest
 from graphpass_runtime.errors import (
     ModelError,
 )
-from graphpass_runtime.metadata import Carrier, FileRecord, Neuron, Stage
+from graphpass_runtime.metadata import FileRecord, Stage
+from graphpass_runtime.neuron import Carrier, Neuron
 from graphpass_runtime.session import Session
 
 Build = Callable[..., bytes]

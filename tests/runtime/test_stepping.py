@@ -13,7 +13,8 @@ import pytest
 
 from graphpass import convert
 from graphpass_runtime.errors import DataError, ModelError, OptionError
-from graphpass_runtime.metadata import Carrier, FileRecord, Neuron, Stage, State
+from graphpass_runtime.metadata import FileRecord, Stage, State
+from graphpass_runtime.neuron import Carrier, Neuron
 from graphpass_runtime.session import Session
 
 # v += x; y = v; spikes = v > 2. One state follows the batch, the other does not.
