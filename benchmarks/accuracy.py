@@ -7,7 +7,8 @@ Calibrated on the training images only, tested on all test images, in the form `
 (the same network as `matmul`; `verify` says so). Beside the rules stands the capacity twin,
 what the same ANN keeps as a quantised network that does not spike: `ORT int8` is ONNX
 Runtime's static quantisation to 8 bits, whatever T; `low-bit` rounds activations only, to
-ceil(log2(T + 1)) bits (`composition.write_low_bit`).
+ceil(log2(T + 1)) bits (`composition.write_low_bit`). `single` is `optimal` with one neuron
+for each value everywhere.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ RULES: dict[str, Mapping[str, Any]] = {
     "none": {"calibrate": "none"},
     "paper": {"calibrate": "paper"},
     "optimal": {},
+    "single": {"population": 1},
     **{name: {"threshold": name} for name in ("max", "percentile", "mse", "gaussian")},
     "data-free": {"threshold": "gaussian", "data": None},
     "finetune": {"calibrate": "finetune"},

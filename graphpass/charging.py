@@ -36,6 +36,11 @@ class Charge:
         """The gain alone."""
         return replace(self, offset=np.zeros_like(self.offset))
 
+    def after(self, other: Charge) -> Charge:
+        """What makes its own result of `other`'s; both are along one axis."""
+        gain = self.gain / other.gain
+        return replace(self, gain=gain, offset=self.offset - gain * other.offset)
+
 
 def charged(model: Model, current: gs.Tensor, charge: Charge) -> gs.Tensor:
     """A tensor that holds gain * current + offset, with as few new nodes as possible.

@@ -13,8 +13,8 @@ import onnx_graphsurgeon as gs
 from graphpass import dialect, editing
 from graphpass.model import Model, copied, infer_shapes
 from graphpass.neurons import Carrier, Neuron, parameters
-from graphpass.plan import recorded_verdicts
 from graphpass.timeflow import TimeType, infer
+from graphpass.verdicts import recorded_verdicts
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import FileRecord, Stage
@@ -41,7 +41,7 @@ def check_stage_file(model: Model) -> None:
     if record.stage not in (Stage.NORMALISED, Stage.CLIP) and not (record.steps and record.neurons):
         raise _unfit(model, "it names no neurons, or no number of steps")
     for neuron in record.neurons:
-        if neuron.levels > (record.steps or 0):
+        if neuron.firing_steps > (record.steps or 0):
             raise _unfit(model, f"neuron '{neuron.name}' has {neuron.levels} levels")
     if record.stage is Stage.SPIKING:
         _check_spikes(model, record)

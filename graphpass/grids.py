@@ -87,19 +87,19 @@ class Grids:
     Attributes:
         integer: ids of the nodes that compute on integers.
         spans: by id, what is known of each tensor that integers are read from.
-        counts: ids of the tensors of counts among them.
+        counts: by id, the largest count of the tensors of counts among them.
         held: tensors to hold as uint8, by id.
     """
 
     integer: set[int] = field(default_factory=set)
     spans: dict[int, Span] = field(default_factory=dict)
-    counts: set[int] = field(default_factory=set)
+    counts: dict[int, int] = field(default_factory=dict)
     held: dict[int, gs.Tensor] = field(default_factory=dict)
 
-    def grid(self, tensor: gs.Tensor, levels: int) -> Grid:
+    def grid(self, tensor: gs.Tensor) -> Grid:
         """The grid of a tensor that is held."""
         if id(tensor) in self.counts:
-            return Grid(top=levels)
+            return Grid(top=self.counts[id(tensor)])
         return Grid.over(self.spans[id(tensor)])
 
     @property
@@ -112,18 +112,18 @@ def find_grids(model: Model) -> Grids:
     """Decide what is integer in a network whose neurons are `NearestCount`.
 
     Args:
-        model: the network, in topological order; its record has T, and the ranges of
+        model: the network, in topological order; its record has neurons, and the ranges of
             currents as far as they were recorded.
     """
     assert model.record is not None, "neurons live in the record"
-    assert model.record.steps is not None, "neurons have a T"
-    levels = model.record.steps
+    levels = {neuron.spikes: neuron.levels for neuron in model.record.neurons}
     measured = {name: Span(*ends) for name, ends in model.record.ranges.items()}
     grids, useful = Grids(), _useful_nodes(model)
     for node in model.graph.nodes:
         if editing.is_dialect(node, dialect.NEAREST_COUNT):
-            grids.counts.add(id(node.outputs[0]))
-            grids.spans[id(node.outputs[0])] = Span(0.0, float(levels))
+            counts = node.outputs[0]
+            grids.counts[id(counts)] = levels[counts.name]
+            grids.spans[id(counts)] = Span(0.0, float(levels[counts.name]))
         elif id(node) in useful:
             _place(node, grids, measured)
     for node in model.graph.nodes:
@@ -183,12 +183,13 @@ def _place(node: gs.Node, grids: Grids, measured: Mapping[str, Span]) -> None:
         return
     spans = [grids.spans[id(tensor)] for tensor in inputs]
     if editing.is_standard(node, *LAYOUT):
-        counts = [id(tensor) in grids.counts for tensor in inputs]
-        if any(counts) != all(counts) or (len(inputs) > 1 and not all(counts)):
+        counts = [grids.counts.get(id(tensor)) for tensor in inputs]
+        tops = [top for top in counts if top is not None]
+        if (tops and len(tops) < len(counts)) or (len(inputs) > 1 and not tops):
             return  # tensors on different grids cannot be joined
         span = spans[0]
-        if all(counts):
-            grids.counts.update(id(output) for output in node.outputs)
+        if tops:
+            grids.counts.update((id(output), max(tops)) for output in node.outputs)
     elif editing.is_standard(node, *_AVERAGES):
         span = Span(min(spans[0].low, 0.0), max(spans[0].high, 0.0))
     elif editing.is_standard(node, "Add") and len(inputs) == 2:
@@ -227,7 +228,7 @@ def _scaled(node: gs.Node, span: Span) -> Span:
     return Span(float(np.min(ends)), float(np.max(ends)))
 
 
-def _tighten(model: Model, node: gs.Node, grids: Grids, levels: int) -> None:
+def _tighten(model: Model, node: gs.Node, grids: Grids, levels: Mapping[str, int]) -> None:
     """Cut the operands of a sum that only neurons read to what can change a count.
 
     A count stays 0 below 0 and T above T: what is so far off that the other operand
@@ -237,10 +238,11 @@ def _tighten(model: Model, node: gs.Node, grids: Grids, levels: int) -> None:
     if not editing.is_standard(node, "Add") or not _only_neurons_read(model, output):
         return
     first, second = node.inputs
+    most = max(levels[reader.outputs[0].name] for reader in output.outputs)
     for one, other in ((first, second), (second, first), (first, second)):
         if editing.single_consumer(model, one) is node and id(one) not in grids.counts:
             span = grids.spans[id(other)]
-            matters = Span(-span.high - 1.0, levels - span.low + 1.0)
+            matters = Span(-span.high - 1.0, most - span.low + 1.0)
             grids.spans[id(one)] = grids.spans[id(one)].within(matters)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from graphpass import dialect, editing, stages
 from graphpass.model import Model, infer_shapes, load
-from graphpass.plan import ALLOW_ISLANDS, Activation, Plan, make_plan, recorded_verdicts
+from graphpass.plan import ALLOW_ISLANDS, Plan, make_plan
 from graphpass.timeflow import TimeFlow, infer
+from graphpass.verdicts import Activation, recorded_verdicts
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
 from graphpass_runtime.model_data import PathLike

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import dialect, editing
+from graphpass import dialect, editing, populations
 from graphpass.forms import FORMS
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Carrier, Neuron, matmul, parameters, staircase
@@ -74,7 +74,7 @@ class Reading:
     """What a model gave for a batch, by neuron name; the batch is on axis 0.
 
     Attributes:
-        counts: int32 spike counts ``[N, ...]``.
+        counts: int32 spike counts ``[N, ...]``; populations are one layer.
         potentials: float32 membrane potentials in thresholds, the same shape.
         outputs: the model's outputs.
     """
@@ -106,13 +106,13 @@ class Instrumented:
         record = spiking_record(model)
         self._neurons = {neuron.name: neuron for neuron in record.neurons}
         self._steps = record.steps or 1
-        pools = {neuron.name: neuron.pools for neuron in other.neurons}
+        pools = {neuron.population: neuron.pools for neuron in other.neurons}
         tensors = model.graph.tensors()
         for name, neuron in self._neurons.items():
             if not {neuron.potential, neuron.spikes} <= set(tensors):
                 raise _damaged(model, name, "the file does not show its potential and spikes")
         self._shown = {
-            name: _shown(model, neuron, tensors, pools[name][len(neuron.pools) :])
+            name: _shown(model, neuron, tensors, pools[neuron.population][len(neuron.pools) :])
             for name, neuron in self._neurons.items()
         }
         self._crossings = _level_crossings(model, self._neurons)
@@ -149,7 +149,12 @@ class Instrumented:
                 first = staircase.potential(first, crossings, neuron.channel_axis)
             # Ties lie at whole numbers for every neuron, whichever way it rounds them.
             potentials[name] = np.moveaxis(first, axis, 0) + np.float32(0.5 - neuron.middle)
-        return Reading(counts, potentials, [tensors[name] for name in self._outputs])
+        layers = self._neurons.values()
+        return Reading(
+            populations.joined_counts(layers, counts),
+            populations.joined_potentials(layers, potentials),
+            [tensors[name] for name in self._outputs],
+        )
 
     def comparable(self, own: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> bool:
         """Have outputs the sizes of this model's, but for those that it leaves open?"""
@@ -178,11 +183,12 @@ class Instrumented:
 
         They are counts of the neurons themselves, not behind the pools of the other side.
         """
+        own = populations.counts_apart(self._neurons.values(), counts)
         if self._session is None:
-            self._accept_counts({name: array.ndim for name, array in counts.items()})
+            self._accept_counts({name: array.ndim for name, array in own.items()})
         return {
             _fed(name): np.moveaxis(array, 0, self._neurons[name].batch_axis).astype(np.float32)
-            for name, array in counts.items()
+            for name, array in own.items()
         }
 
     def _accept_counts(self, ranks: Mapping[str, int]) -> None:

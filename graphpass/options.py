@@ -12,7 +12,7 @@ from graphpass.calibration.rules import RULES
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass_runtime.errors import OptionError
 from graphpass_runtime.model_data import Data, PathLike
-from graphpass_runtime.neuron import LARGEST_T
+from graphpass_runtime.neuron import LARGEST_POPULATION, LARGEST_T
 from graphpass_runtime.preprocess import Preprocess
 
 THRESHOLDS = optimal.THRESHOLDS
@@ -22,6 +22,7 @@ ROUNDED_CURRENTS = ("auto", "spike", "drop")
 ISLANDS = ("forbid", "allow")
 PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
+DEFAULT_POPULATION = 3
 DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
 
 
@@ -44,6 +45,7 @@ class Options:
     precision: str = "fp32"
     calibrate: str = "optimal"
     threshold: str | None = None
+    population: int | None = None
     first_activation: str = "analog"
     keep: Collection[str] = ()
     rounded_currents: str = "auto"
@@ -62,6 +64,7 @@ class Options:
             ("calib-batch", self.calib_batch),
             ("passes", self.passes),
             ("epochs", self.epochs),
+            ("population", self.population),
         ):
             if value is not None and value < 1:
                 raise OptionError(f"{name} is {value}", remedy="use 1 or more")
@@ -82,6 +85,10 @@ class Options:
             raise OptionError(
                 f"threshold '{self.threshold}' is a rule of --calibrate optimal",
                 remedy=f"leave it out: --calibrate {self.calibrate} has its own thresholds",
+            )
+        if self.chosen_population > LARGEST_POPULATION:
+            raise OptionError(
+                f"population is {self.population}", remedy=f"use 1 to {LARGEST_POPULATION}"
             )
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}", remedy="use 0 or more")
@@ -110,6 +117,12 @@ class Options:
                 f"form '{self.chosen_form}' is written in fp32 only",
                 remedy="choose --form counts for --precision fp16",
             )
+
+    @property
+    def chosen_population(self) -> int:
+        """Neurons for each value, where that costs next to nothing; the paper has one."""
+        default = 1 if self.calibrate in ("paper", "none") else DEFAULT_POPULATION
+        return self.population or default
 
     @property
     def rereadable(self) -> bool:

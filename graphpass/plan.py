@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,10 +18,9 @@ from graphpass.candidates import Candidates, find_candidates
 from graphpass.model import Model
 from graphpass.neurons import Ties
 from graphpass.timeflow import Kind, Refusal, RefusedNode, TimeFlow, infer, rules_quantised
+from graphpass.verdicts import Activation
 from graphpass.work import island_shares
 from graphpass_runtime.errors import GraphpassError, ModelError, OptionError
-
-Status = Literal["converted", "kept", "island", "refused", "dropped"]
 
 ALLOW_ISLANDS = "--islands allow"
 
@@ -31,73 +29,6 @@ _OTHERS = frozenset(
     "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish PRelu Selu Sigmoid Sign"
     " Softplus Softsign Sqrt Swish Tanh ThresholdedRelu Softmax LogSoftmax".split()
 )
-
-
-@dataclass(frozen=True)
-class Activation:
-    """The verdict on one activation.
-
-    Attributes:
-        name: the tensor it writes in the normalised graph.
-        operator: Relu, Clip, QCFS, the operators of another scalar function, or the name of
-            an operator that is not converted.
-        status: converted, kept (it stays analog), island (an operator of any kind that
-            computes on rates between neurons), refused, or dropped (on request).
-        reason: why it is not converted; empty when it is.
-        channels: number of thresholds; 1 where the channel axis is lost.
-        threshold_min: smallest threshold, None before it is known.
-        threshold_max: largest threshold, None before it is known.
-        work: of an island, the share of all multiply-accumulate operations that is done
-            on rates because of it; None where it is not known.
-    """
-
-    name: str
-    operator: str
-    status: Status
-    reason: str = ""
-    channels: int | None = None
-    threshold_min: float | None = None
-    threshold_max: float | None = None
-    work: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Activation:
-        """Inverse of `to_json`.
-
-        Raises:
-            TypeError, ValueError: a field is missing, unknown or malformed.
-        """
-        verdict = cls(**values)
-        texts = (verdict.name, verdict.operator, verdict.reason)
-        numbers = (verdict.channels, verdict.threshold_min, verdict.threshold_max, verdict.work)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a name is no text")
-        if not all(number is None or isinstance(number, int | float) for number in numbers):
-            raise TypeError("a threshold is no number")
-        if verdict.status not in get_args(Status):
-            raise ValueError(f"the verdict {verdict.status!r} is unknown")
-        return verdict
-
-
-def recorded_verdicts(model: Model) -> tuple[Activation, ...]:
-    """What a file of stage 1 or later says became of each activation.
-
-    Raises:
-        ModelError: that is damaged.
-    """
-    assert model.record is not None, "stage 1 has verdicts"
-    try:
-        return tuple(Activation.from_json(values) for values in model.record.activations)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"graphpass metadata is damaged ({error})",
-            where=model.name,
-            remedy="convert the ANN again",
-        ) from error
 
 
 @dataclass(frozen=True)

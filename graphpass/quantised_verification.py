@@ -164,7 +164,7 @@ class QuantisedComparison:
         exact = copied(candidate)
         self._exact = IntegerReference(exact, options["threads"])
         tensors = candidate.graph.tensors()
-        pools = {neuron.name: neuron.pools for neuron in wanted.record.neurons}
+        pools = {neuron.population: neuron.pools for neuron in wanted.record.neurons}
         self._shown = {
             n.name: pooled_spikes(candidate, n, tensors, pools[n.name][len(n.pools) :])
             for n in self._neurons

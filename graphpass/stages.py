@@ -39,6 +39,7 @@ from graphpass.passes.move_functions import MoveFunctions
 from graphpass.passes.move_rectifier import MoveRectifier
 from graphpass.passes.order_rows import OrderRows
 from graphpass.passes.pad_constants import PadConstants
+from graphpass.passes.part_populations import PartPopulations
 from graphpass.passes.quantise_activations import QuantiseActivations
 from graphpass.passes.recognise_qcfs import RecogniseQCFS
 from graphpass.passes.recognise_quantiser import RecogniseQuantiser
@@ -51,10 +52,13 @@ from graphpass.passes.spell_qoperator import SpellQOperator
 from graphpass.passes.spell_retired import SpellRetired
 from graphpass.passes.spell_subsampling import SpellSubsampling
 from graphpass.passes.split_fused import SplitFused
+from graphpass.passes.spread_skips import SpreadSkips
 from graphpass.passes.unify_precision import UnifyPrecision
-from graphpass.plan import Activation, Plan, recorded_verdicts
+from graphpass.plan import Plan
+from graphpass.population_choice import choose_populations
 from graphpass.regions import find_regions
 from graphpass.timeflow import TimeFlow, infer
+from graphpass.verdicts import Activation, converted, note_populations, note_thresholds
 from graphpass_runtime.errors import ModelError, OptionError
 from graphpass_runtime.metadata import FileRecord, Stage
 
@@ -165,23 +169,38 @@ def _bounds_of_functions(
     return verdicts, bounds
 
 
-def quantise(model: Model, steps: int, levels: Mapping[str, int] | None = None) -> None:
+def quantise(
+    model: Model,
+    steps: int,
+    levels: Mapping[str, int] | None = None,
+    population: int = 1,
+) -> None:
     """Stage 2: DA-QCFS at T levels, or at the fewer of some, shift 0, amplitude theta/T.
+
+    Args:
+        model: stage 1.
+        steps: T.
+        levels: time-steps of the neurons that have fewer, by name.
+        population: neurons for each value, where that costs next to nothing.
 
     Raises:
         OptionError: levels of what is no neuron, or outside of 1 to T.
     """
+    fewer, names = levels or {}, converted(model)
+    members = choose_populations(model, names, lambda name: fewer.get(name, steps), population)
+    run_all(model, [SpreadSkips(members, names)])
+    note_populations(model, members)
     names = converted(model)
-    for name, count in (levels or {}).items():
+    for name, count in fewer.items():
         if name not in names or not 1 <= count <= steps:
             raise OptionError(
                 f"{count} time-steps for '{name}'",
                 remedy=f"use 1 to {steps}, for activations that are converted",
             )
     flow = infer(model, names, islands=True)
-    run_all(model, [QuantiseActivations(names, flow, steps, levels)])
+    run_all(model, [QuantiseActivations(names, flow, steps, fewer, members)])
     model.note(stage=Stage.DAQCFS)
-    _note_thresholds(model)
+    note_thresholds(model)
 
 
 def own_levels(model: Model, steps: int) -> dict[str, int]:
@@ -224,7 +243,7 @@ def calibrate(model: Model, rule: str, calibration: Calibration | None) -> None:
         model.note(neurons=neurons)
         summary |= found
     model.note(stage=Stage.CALIBRATED, calibration=summary)
-    _note_thresholds(model)
+    note_thresholds(model)
 
 
 def _above_smallest(neuron: Neuron) -> Neuron:
@@ -253,7 +272,7 @@ def check_form(model: Model, form: str, steps: int) -> None:
             remedy=f"use 1 to {chosen.most_steps}, or --form counts",
         )
     neurons = model.record.neurons if model.record else ()
-    if chosen.carrier is Carrier.SERIAL and any(n.levels != steps for n in neurons):
+    if chosen.carrier is Carrier.SERIAL and any(n.firing_steps != steps for n in neurons):
         raise OptionError(
             "serial neurons have all the same number of time-steps",
             remedy="use a parallel form, or the same T for every layer",
@@ -292,6 +311,8 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
     assert model.record is not None, "stage 3 has a record"
     assert model.record.steps is not None, "stage 3 has a T"
     steps, chosen = model.record.steps, ALL_FORMS[form]
+    if chosen.carrier is not Carrier.COUNT:
+        run_all(model, [PartPopulations()])
     flow = infer(model, [neuron.name for neuron in model.record.neurons], islands=True)
     declared = {tensor.name: tensor.shape for tensor in model.graph.outputs if tensor.shape}
     run_all(model, chosen.passes(flow, steps))
@@ -305,11 +326,6 @@ def emit(model: Model, form: str, precision: str = "fp32") -> None:
     if peak is not None and chosen.carrier is Carrier.SERIAL:
         peak += state_elements(flow, [neuron.name for neuron in model.record.neurons])
     model.note(stage=Stage.SPIKING, form=form, peak_elements=peak)
-
-
-def converted(model: Model) -> list[str]:
-    """Names of the activations that become, or are, neurons, from stage 1 on."""
-    return [verdict.name for verdict in recorded_verdicts(model) if verdict.status == "converted"]
 
 
 def unbounded(model: Model, names: Collection[str]) -> list[str]:
@@ -336,25 +352,6 @@ def lossless(model: Model) -> bool:
     """Is every neuron of stage 2 a QCFS at the levels it was trained with?"""
     assert model.record is not None, "stage 2 has a record"
     return all(neuron.trained_levels == neuron.levels for neuron in model.record.neurons)
-
-
-def _note_thresholds(model: Model) -> None:
-    """Put the thresholds into the verdict table."""
-    assert model.record is not None, "stage 2 has a record"
-    neurons = {neuron.name: neuron for neuron in model.record.neurons}
-    verdicts = []
-    for verdict in recorded_verdicts(model):
-        if (neuron := neurons.get(verdict.name)) is None:
-            verdicts.append(verdict.to_json())
-            continue
-        measured = replace(
-            verdict,
-            channels=neuron.channels,
-            threshold_min=float(neuron.threshold.min()),
-            threshold_max=float(neuron.threshold.max()),
-        )
-        verdicts.append(measured.to_json())
-    model.note(activations=tuple(verdicts))
 
 
 def _forget_folded_shapes(model: Model) -> None:

@@ -163,5 +163,6 @@ def _measure(
                 errors.setdefault(name, {})[steps] = error / found.energy
         calibrated = load(stages / "3-calibrated.onnx")
         infer_shapes(calibrated)
-        work = fanout.synaptic_work(calibrated, list(errors))
+        per_spike = fanout.synaptic_work(calibrated, list(errors))
+        work = {name: net.neurons[name].members * macs for name, macs in per_spike.items()}
     return errors, work

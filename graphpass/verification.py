@@ -22,7 +22,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import dialect, editing, stages
+from graphpass import dialect, editing, populations, stages
 from graphpass.calibration.measuring import Progress, count
 from graphpass.consistency import activation_of, check_stage_file
 from graphpass.instrument import (
@@ -35,6 +35,7 @@ from graphpass.instrument import (
 from graphpass.model import Model, load
 from graphpass.neurons import Carrier, Neuron, daqcfs
 from graphpass.passes.bound_functions import bound_for
+from graphpass.passes.spread_skips import spread_for
 from graphpass.quantised_verification import (
     QuantisedComparison,
     QuantisedVerification,
@@ -158,7 +159,8 @@ def verify(
     source = open_model_data(
         data, left.session.inputs, [(snn, record), (reference, None)], preprocess, samples
     )
-    result = Verification(layers=len(record.neurons))
+    layers = populations.joined(record.neurons)
+    result = Verification(layers=len(layers))
     advance = progress("comparing", source.samples)
     agreed = 0
     for batch in source.batches(left.session.batch or _batch_size(record)):
@@ -174,7 +176,7 @@ def verify(
             )
         size = _samples(batch.feeds, expected)
         reach = cache(partial(rounding.measure, batch.feeds, expected))
-        _compare(result, record.neurons, expected, found, size, reach, strict=strict)
+        _compare(result, layers, expected, found, size, reach, strict=strict)
         agreed += _compare_outputs(result, expected, found, size)
         result.samples += size
         advance(size)
@@ -207,8 +209,8 @@ def _reference_model(path: PathLike, record: FileRecord) -> Model:
 
 
 def _check_same_neurons(model: Model, record: FileRecord) -> None:
-    own = {n.name: n.levels for n in spiking_record(model).neurons}
-    if own != {n.name: n.levels for n in record.neurons}:
+    own = {n.name: n.levels for n in populations.joined(spiking_record(model).neurons)}
+    if own != {n.name: n.levels for n in populations.joined(record.neurons)}:
         raise ModelError(
             "has other neurons, or another T, than the SNN",
             where=model.name,
@@ -222,9 +224,11 @@ def _rebuilt(model: Model, record: FileRecord) -> Model:
     Where every activation is a QCFS at its own levels, each keeps its own: nothing had to be
     calibrated, and what the record says must not count.
     """
-    bound_for(model, record.neurons)
-    nodes = {neuron.name: activation_of(model, neuron) for neuron in record.neurons}
-    neurons = [replace(neuron, carrier=Carrier.COUNT, pools=()) for neuron in record.neurons]
+    layers = populations.joined(record.neurons)
+    bound_for(model, layers)
+    spread_for(model, layers)
+    nodes = {neuron.name: activation_of(model, neuron) for neuron in layers}
+    neurons = [replace(neuron, carrier=Carrier.COUNT, pools=()) for neuron in layers]
     if all(_is_at_own_levels(nodes[neuron.name], neuron) for neuron in neurons):
         neurons = [_own_quantisation(nodes[neuron.name], neuron) for neuron in neurons]
     for neuron in neurons:

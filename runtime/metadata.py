@@ -224,6 +224,16 @@ class FileRecord:
             raise ValueError("a neuron is given twice")
         if len({neuron.carrier for neuron in self.neurons}) > 1:
             raise ValueError("neurons send different things")
+        populations: dict[str, list[Neuron]] = {}
+        for neuron in self.neurons:
+            if neuron.member:
+                populations.setdefault(neuron.population, []).append(neuron)
+        for name, members in populations.items():
+            wanted = list(range(1, members[0].members + 1))
+            if [neuron.member for neuron in members] != wanted or any(
+                not neuron.is_like(members[0]) for neuron in members
+            ):
+                raise ValueError(f"the population {name} is not whole")
 
 
 def _ends(low: float, high: float) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from graphpass_runtime import plain_json
 from graphpass_runtime.plain_json import integer, integer_or_none, vector
 
 LARGEST_T = 1024
+LARGEST_POPULATION = 16
 _LARGEST_RANK = 63
 
 _POOLS = ("MaxPool", "GlobalMaxPool")
@@ -53,7 +54,7 @@ class Neuron:
         threshold: float32, shape ``[C]``, or ``[1]`` when the channel axis is lost.
         shift: float32, same shape; added to the current (psi_DA of eq. 9).
         amplitude: float32, same shape; output per spike, ``(theta + phi) / T``.
-        levels: T, the largest spike count.
+        levels: T, the largest spike count; of a population, that of all its neurons together.
         channel_axis: axis of the C channels, None for one value per tensor.
         batch_axis: the axis that time is folded into when the carrier is a train.
         pools: max pools that the layer stands behind here, and in front of in the other
@@ -68,6 +69,8 @@ class Neuron:
             for functions that decrease, wholly or up to a turning point.
         carrier: train, count or serial.
         ties: the count where u lies half way between two.
+        members: neurons that share each current (`graphpass.populations`).
+        member: which of them the layer holds, from 1 on; 0 for all of them.
     """
 
     name: str
@@ -83,6 +86,28 @@ class Neuron:
     sign: int = 1
     carrier: Carrier = Carrier.COUNT
     ties: Ties = Ties.HALF_UP
+    members: int = 1
+    member: int = 0
+
+    @property
+    def together(self) -> int:
+        """Neurons for each current in this layer."""
+        return 1 if self.member else self.members
+
+    @property
+    def population(self) -> str:
+        """Name of the population that it is, or that it is of."""
+        return self.name.removesuffix(f"/{self.member}")
+
+    def is_like(self, other: Neuron) -> bool:
+        """Can both be of one population?"""
+        keys = ("population", "members", "levels", "channels", "channel_axis", "batch_axis")
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+    @property
+    def firing_steps(self) -> int:
+        """Time-steps that a neuron of the layer may fire in."""
+        return self.levels // self.together
 
     @property
     def middle(self) -> float:
@@ -120,6 +145,8 @@ class Neuron:
             "sign": self.sign,
             "carrier": self.carrier.value,
             "ties": self.ties.value,
+            "members": self.members,
+            "member": self.member,
         }
 
     @classmethod
@@ -145,6 +172,10 @@ class Neuron:
         sign = integer(values["sign"], -1, 1)
         if sign == 0:
             raise ValueError("sign is 0")
+        members = integer(values.get("members", 1), 1, LARGEST_POPULATION)
+        member = integer(values.get("member", 0), 0, members)
+        if member == 0 and integer(values["levels"], 1) % members:
+            raise ValueError("neurons of a population with different levels")
         return cls(
             name=str(values["name"]),
             levels=integer(values["levels"], 1, LARGEST_T),
@@ -155,6 +186,8 @@ class Neuron:
             sign=sign,
             carrier=Carrier(values["carrier"]),
             ties=Ties(values.get("ties", Ties.HALF_UP)),
+            members=members,
+            member=member,
             **arrays,
         )
 

@@ -249,7 +249,7 @@ class Session:
         for neuron, counts in self._counts(feeds):
             total = sum_per_channel(neuron, counts)
             spikes[neuron.name] = spikes.get(neuron.name, 0) + total
-            count = counts.size // max(1, total.size) * self._steps(neuron)
+            count = counts.size // max(1, total.size) * self._steps(neuron) * neuron.together
             slots[neuron.name] = slots.get(neuron.name, 0) + count
         return {name: total / max(1, slots[name]) for name, total in spikes.items()}
 
@@ -291,7 +291,7 @@ class Session:
 
     def _steps(self, neuron: Neuron) -> int:
         steps = self.record.steps if self.record else None
-        return steps or neuron.levels
+        return steps or neuron.firing_steps
 
     def _stepped(self, session: Any, summed: Sequence[str] = ()) -> Any:
         """The session, or what runs it once per time-step if its file has states."""

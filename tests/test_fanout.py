@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphpass.fanout import synaptic_work
+from graphpass.fanout import known_work, synaptic_work
 from graphpass.model import infer_shapes, load
 from graphpass_runtime.errors import ModelError
 
@@ -67,3 +67,12 @@ def test_unknown_shape(write_model: Callable[..., Path]) -> None:
     infer_shapes(model)
     with pytest.raises(ModelError, match=r"no known number of operations.*one --steps"):
         synaptic_work(model, ["a"])
+
+
+def test_work_that_is_known_comes_without_the_rest(write_model: Callable[..., Path]) -> None:
+    text = RESIDUAL.replace("float[N,2,6,6] x", "float[N,2,H,W] x")
+    model = load(write_model(text, {"w3": ones(2, 2, 3, 3), "wy": ones(5, 2)}))
+    infer_shapes(model)
+    assert known_work(model, ["a", "c", "e"]) == {"e": 5 * 2}
+    with pytest.raises(ModelError, match="no known number of operations"):
+        synaptic_work(model, ["a", "c", "e"])

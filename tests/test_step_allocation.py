@@ -65,7 +65,7 @@ def test_digits(digits: Digits, digits_npz: tuple[Path, Path], tmp_path: Path) -
     assert found.mean <= 3.0
     assert len(set(found.steps.values())) > 1
     assert result.record.steps == max(found.steps.values())
-    assert {n.name: n.levels for n in result.record.neurons} == found.steps
+    assert {n.population: n.firing_steps for n in result.record.neurons} == found.steps
     mean = sum(found.work[n] * s for n, s in found.steps.items()) / sum(found.work.values())
     assert found.mean == pytest.approx(mean)
     for choices in found.errors.values():  # alone, a layer at many steps is better than at few

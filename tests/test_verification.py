@@ -79,8 +79,12 @@ def test_every_t(steps: int, digits_npz: tuple[Path, Path], tmp_path: Path) -> N
             )
             assert result.equal
             assert result.samples == 12
-    counts = Session(snn).spike_counts({"image": np.load(digits_npz[1])["image"]})
-    assert max(int(array.max()) for array in counts.values()) == steps
+    session = Session(snn)
+    counts = session.spike_counts({"image": np.load(digits_npz[1])["image"]})
+    assert session.record is not None
+    members = {neuron.name: neuron.together for neuron in session.record.neurons}
+    assert set(members.values()) == {1, min(3, 129 // steps)}
+    assert max(int(counts[name].max()) / members[name] for name in counts) == steps
 
 
 def test_uncalibrated_stage_2_is_its_own_network(
@@ -152,7 +156,8 @@ def test_tampered_threshold_is_caught(
         result = verify(files[reference], snn, digits_npz[1], strict=strict)
         assert not result.equal
         assert result.origin_unexplained > 10
-        names = [n.name for n in Session(files[form]).record.neurons]  # type: ignore[union-attr]
+        neurons = Session(files[form]).record.neurons  # type: ignore[union-attr]
+        names = [neuron.population for neuron in neurons]
         assert result.origins[names[layer]][1] == result.origin_unexplained
         if strict:  # judged alone: every other layer is still the same
             assert list(result.origins) == [names[layer]]

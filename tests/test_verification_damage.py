@@ -20,7 +20,8 @@ def files(
     """digits_cnn at T = 4 in two forms, and the ANN; name -> path."""
     ann, folder = digits_model_path("digits_cnn"), tmp_path_factory.mktemp("files")
     for form in ("matmul", "counts"):
-        convert(ann, folder / f"{form}.onnx", steps=4, data=digits_npz[0], form=form)
+        options = {"steps": 4, "data": digits_npz[0], "form": form, "population": 1}
+        convert(ann, folder / f"{form}.onnx", **options)
     return {path.stem: path for path in folder.iterdir()} | {"ann": ann}
 
 

@@ -11,7 +11,7 @@ from graphpass import dialect
 from graphpass.calibration import statistics
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
-from graphpass.plan import recorded_verdicts
+from graphpass.verdicts import recorded_verdicts
 
 _CLIP_INPUTS = 11  # the opset from which on Clip's bounds are inputs
 

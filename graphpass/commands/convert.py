@@ -90,6 +90,14 @@ from graphpass_runtime.errors import OptionError
     " currents; or least squared error for a normal current, which needs no --data where"
     " the model has BatchNormalization nodes.",
 )
+@click.option(
+    "--population",
+    type=int,
+    metavar="N",
+    help="Neurons for each value, where more of them cost next to nothing: over residual"
+    " connections, and in layers whose spikes set off little work. 3 by default, 1 with paper"
+    " and none.",
+)
 @options.FIRST_ACTIVATION
 @options.KEEP
 @options.ROUNDED_CURRENTS

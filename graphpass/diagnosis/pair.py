@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from graphpass import running
+from graphpass import populations, running
 from graphpass.calibration.measuring import Progress, count
 from graphpass.diagnosis import report
 from graphpass.diagnosis.noise import Firing
@@ -101,12 +101,13 @@ class _Reader:
     def __init__(self, session: Session, record: FileRecord, ann: str) -> None:
         self._session = session
         # Early neurons see the same currents but for rounding; pooled ones are fewer than here.
-        comparable = [neuron for neuron in record.neurons if not neuron.pools]
+        self._neurons = record.neurons
+        comparable = [n for n in populations.joined(record.neurons) if not n.pools]
         self._first = comparable[0] if comparable and not _caveat(record) else None
         self._ann = ann
 
     def __call__(self, feeds: Feeds, views: Mapping[str, View]) -> Counts:
-        counts = self._session.spike_counts(feeds)
+        counts = populations.joined_counts(self._neurons, self._session.spike_counts(feeds))
         if self._first is not None:
             own = counts[self._first.name]
             rebuilt = np.moveaxis(views[self._first.name].counts, self._first.batch_axis, 0)
@@ -138,13 +139,15 @@ def _caveat(record: FileRecord) -> str:
 
 
 def _firing_alone(session: Session, record: FileRecord, data: Dataset) -> Diagnosis:
-    firing = {neuron.name: Firing(neuron.levels) for neuron in record.neurons}
+    layers = populations.joined(record.neurons)
+    firing = {neuron.name: Firing(neuron.levels) for neuron in layers}
     seen = 0
     if record.form == "scan":  # keeps its spikes inside
         return Diagnosis(0, None, None, tuple(report.layer(n, None) for n in firing))
     for batch in data.batches(_BATCH):
-        for name, counts in session.spike_counts(batch.feeds).items():
-            firing[name].add(counts)
+        counts = populations.joined_counts(record.neurons, session.spike_counts(batch.feeds))
+        for name, each in counts.items():
+            firing[name].add(each)
         seen += count(batch.feeds)
-    layers = [report.layer(name, each) for name, each in firing.items()]
-    return Diagnosis(seen, None, None, tuple(layers))
+    found = [report.layer(name, each) for name, each in firing.items()]
+    return Diagnosis(seen, None, None, tuple(found))

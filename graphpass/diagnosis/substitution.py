@@ -19,11 +19,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphpass import dialect, editing, stages
+from graphpass import dialect, editing, populations, stages
 from graphpass.consistency import activation_of, check_stage_file
 from graphpass.model import Model, infer_shapes, load, to_proto
 from graphpass.neurons import Carrier, Neuron, daqcfs
 from graphpass.passes.bound_functions import bound_for
+from graphpass.passes.spread_skips import spread_for
 from graphpass.running import OpenSession
 from graphpass_runtime.errors import ModelError
 from graphpass_runtime.metadata import Stage
@@ -64,7 +65,7 @@ class Substitution:
         open_session: as `graphpass.running.open_session`.
 
     Attributes:
-        neurons: by name, in topological order.
+        neurons: by name, in topological order, populations as one.
         batch: samples that fit into memory comfortably, for `run`.
         small_batch: the same for `look`, which keeps what it sees of all layers.
 
@@ -73,9 +74,10 @@ class Substitution:
     """
 
     def __init__(self, ann: Model, neurons: Sequence[Neuron], open_session: OpenSession) -> None:
-        self.neurons = {neuron.name: neuron for neuron in neurons}
+        self.neurons = {neuron.name: neuron for neuron in populations.joined(neurons)}
         self._outputs = [tensor.name for tensor in ann.graph.outputs]
-        bound_for(ann, neurons)
+        bound_for(ann, self.neurons.values())
+        spread_for(ann, self.neurons.values())
         self._shown = {name: self._split(ann, neuron) for name, neuron in self.neurons.items()}
         shown = _elements(ann, [four[0] for four in self._shown.values()])
         fitting = _fitting(stages.largest_tensor(ann), _HELD)

@@ -35,15 +35,18 @@ class QuantiseActivations(Pass):
         flow: TimeFlow,
         steps: int,
         levels: Mapping[str, int] | None = None,
+        members: Mapping[str, int] | None = None,
     ) -> None:
         """Take the activations to quantise, time types for their axes, and T.
 
-        Some activations may have fewer levels than T, by name.
+        Some activations may have fewer levels than T, by name, and some be populations of so
+        many neurons.
         """
         self._names = frozenset(names)
         self._flow = flow
         self._steps = steps
         self._levels = levels or {}
+        self._members = members or {}
 
     def apply(self, model: Model) -> int:
         """One record for each, in topological order."""
@@ -60,7 +63,8 @@ class QuantiseActivations(Pass):
 
     def _record(self, node: gs.Node) -> Neuron:
         # The type of the output: a QCFS knows its channels where its input has lost them.
-        levels = self._levels.get(node.outputs[0].name, self._steps)
+        members = self._members.get(node.outputs[0].name, 1)
+        levels = members * self._levels.get(node.outputs[0].name, self._steps)
         kind = self._flow.types[node.outputs[0].name]
         count = channel_count(node.inputs[0], kind.channel_axis)
         quantised = editing.is_dialect(node, dialect.QCFS)
@@ -91,6 +95,7 @@ class QuantiseActivations(Pass):
             ties=dialect.ties_of(node.op),
             baseline=_per_channel(limits[1], count) if above else None,
             sign=round(float(limits[0])) if above else 1,
+            members=members,
         )
 
 

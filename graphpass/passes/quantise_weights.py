@@ -67,10 +67,8 @@ class _Quantiser:
     """One walk over the graph."""
 
     def __init__(self, model: Model, plan: Grids, record: FileRecord) -> None:
-        assert record.steps is not None, "stage 4 has a T"
         self._model = model
         self._plan = plan
-        self._levels = record.steps
         self._ties = {neuron.spikes: neuron.ties for neuron in record.neurons}
         self._means = {name: np.array(mean) for name, mean in record.means.items()}
         self._stored: dict[int, tuple[gs.Tensor, Grid]] = {}
@@ -100,7 +98,7 @@ class _Quantiser:
     def _hold(self, tensor: gs.Tensor) -> None:
         """A uint8 copy of a current, made once."""
         if id(tensor) not in self._stored:
-            grid = self._plan.grid(tensor, self._levels)
+            grid = self._plan.grid(tensor)
             name = editing.fresh_name(self._model, f"{tensor.name}/uint8")
             held = gs.Variable(name, np.dtype(np.uint8), tensor.shape)
             self._append("QuantizeLinear", [tensor, *self._scale(name, grid)], held)
@@ -125,7 +123,7 @@ class _Quantiser:
         if not editing.is_standard(node, "GlobalAveragePool"):
             return False
         source, output = node.inputs[0], node.outputs[0]
-        written = self._plan.grid(output, self._levels) if id(output) in self._plan.held else Grid()
+        written = self._plan.grid(output) if id(output) in self._plan.held else Grid()
         sizes = [size for size in (source.shape or ())[2:] if isinstance(size, int)]
         ratio = grid.scale / (written.scale * math.prod(sizes))
         return not _LEAST_RATIO <= ratio <= _MOST_RATIO
@@ -168,7 +166,7 @@ class _Quantiser:
         editing.detach(node)
         spikes.dtype = np.dtype(np.uint8)
         self._append("Clip", [rounded, *bounds], spikes)
-        self._stored[id(spikes)] = spikes, Grid(top=self._levels)
+        self._stored[id(spikes)] = spikes, Grid(top=int(levels))
 
     def _move(self, node: gs.Node) -> None:
         """Operators that do the same on uint8."""
@@ -190,7 +188,7 @@ class _Quantiser:
     def _stored_grid(self, data: list[gs.Tensor]) -> Grid:
         for tensor in data:
             self._hold(tensor)
-        return self._stored[id(data[0])][1]
+        return max((self._stored[id(tensor)][1] for tensor in data), key=lambda grid: grid.top or 0)
 
     def _scale(self, name: str, grid: Grid) -> list[gs.Constant]:
         return [

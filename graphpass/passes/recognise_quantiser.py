@@ -19,8 +19,8 @@ from graphpass.activation import bounds, is_convertible
 from graphpass.model import Model
 from graphpass.neurons import Ties, qcfs
 from graphpass.passes.base import Pass
-from graphpass.plan import Activation
 from graphpass.regions import nodes_of_functions
+from graphpass.verdicts import Activation
 
 #: How the names of neurons end that stand for rounded currents.
 RAISED = "/raised"

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from graphpass.diagnosis import Diagnosis, Layer
 from graphpass.inspection import Inspection
-from graphpass.plan import Activation
 from graphpass.quantised_verification import QuantisedVerification
+from graphpass.verdicts import Activation
 from graphpass.verification import Verification
 from graphpass_runtime.benchmark import Benchmark
 from graphpass_runtime.evaluation import Evaluation

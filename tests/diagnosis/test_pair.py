@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphpass import Session, convert, diagnose, evaluate
+from graphpass import Session, convert, diagnose, evaluate, populations
 from graphpass.model import load, save
 from graphpass_models.digits import digits_model_path
 from graphpass_runtime.data import open_data
@@ -52,10 +52,16 @@ def test_parallel_forms(form: str, forms: dict[str, Path], digits_npz: tuple[Pat
 def test_firing_is_that_of_the_file(forms: dict[str, Path], digits_npz: tuple[Path, Path]) -> None:
     feeds = {"image": np.load(digits_npz[1])["image"][np.arange(20) * 60 // 20]}
     for form in ("matmul", "int8", "step"):
-        counts = Session(forms[form]).spike_counts(feeds)
+        session = Session(forms[form])
+        neurons = session.record.neurons
+        counts = populations.joined_counts(neurons, session.spike_counts(feeds))
+        levels = {neuron.name: neuron.levels for neuron in populations.joined(neurons)}
+        assert set(levels.values()) == {4, 12}
         for layer in diagnose(CNN, forms[form], digits_npz[1], samples=20).layers:
-            assert layer.rate == pytest.approx(counts[layer.name].mean() / 4)
-            assert layer.saturated == pytest.approx((counts[layer.name] == 4).mean())
+            assert layer.rate == pytest.approx(counts[layer.name].mean() / levels[layer.name])
+            assert layer.saturated == pytest.approx(
+                (counts[layer.name] == levels[layer.name]).mean()
+            )
             assert layer.silent == pytest.approx((counts[layer.name] == 0).mean())
 
 

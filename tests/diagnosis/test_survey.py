@@ -48,16 +48,17 @@ def test_shares(net: Substitution, data: Dataset, stage_files: Path, images: Ima
 
 def test_firing_is_that_of_the_spiking_network(net: Substitution, data: Dataset) -> None:
     seen = {"spikes": 0.0, "full": 0.0, "none": 0.0}
-    name = list(net.neurons)[-1]
+    name, neuron = list(net.neurons.items())[-1]
+    assert neuron.levels == 4 * neuron.members
     total = 0
     for batch in data.batches(1):
         counts = net.look(batch.feeds, list(net.neurons))[name].counts
         seen["spikes"] += float(counts.sum())
-        seen["full"] += float((counts == 4).sum())
+        seen["full"] += float((counts == neuron.levels).sum())
         seen["none"] += float((counts == 0).sum())
         total += counts.size
     (layer,) = (one for one in survey(net, data).layers if one.name == name)
-    assert layer.rate == pytest.approx(seen["spikes"] / (4 * total))
+    assert layer.rate == pytest.approx(seen["spikes"] / (neuron.levels * total))
     assert layer.saturated == pytest.approx(seen["full"] / total)
     assert layer.silent == pytest.approx(seen["none"] / total)
 

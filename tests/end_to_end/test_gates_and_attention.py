@@ -310,7 +310,7 @@ def test_diagnosis_names_every_neuron(ann: Path, tmp_path: Path) -> None:
 def test_steps_for_each_layer_and_steps_within_a_drop(ann: Path, tmp_path: Path) -> None:
     snn = tmp_path / "snn.onnx"
     result, allocation = convert_allocated(ann, snn, 4.0, data=DATA, form="sorted", **OPTIONS)
-    assert set(allocation.steps) == {neuron.name for neuron in result.record.neurons}
+    assert set(allocation.steps) == {neuron.population for neuron in result.record.neurons}
     assert verify(ann, snn, [{"x": images(3, 9)}]).equal
     options = {"data": DATA, "calibrate": "none", "form": "counts", **OPTIONS}
     _, search = convert_within(ann, snn, 20.0, eval_data=[{"x": images(16, 5)}], **options)

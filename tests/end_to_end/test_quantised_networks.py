@@ -142,13 +142,16 @@ def test_verify_finds_no_difference(network: Any, tmp_path: Path, form: str, str
         assert found.max_abs_diff < 1e-5
 
 
-def test_other_numbers_of_steps_are_calibrated(network: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("population", [1, None])
+def test_other_numbers_of_steps_are_calibrated(
+    network: Any, tmp_path: Path, population: int | None
+) -> None:
     ann, snn = network(residual("odd")), tmp_path / "snn.onnx"
-    result = convert(
-        *(ann, snn), steps=8, data=[{"x": inputs(32)}], form="counts", rounded_currents="spike"
-    )
-    assert {n.levels for n in result.record.neurons} == {8}
-    assert "1 rounded currents have 8 levels" in (result.advice() or "")
+    options = {"data": [{"x": inputs(32)}], "rounded_currents": "spike", "population": population}
+    result = convert(ann, snn, steps=8, form="counts", **options)
+    assert {n.firing_steps for n in result.record.neurons} == {8}
+    # Two neurons have 16 levels, one more than the file.
+    assert ("1 rounded currents have 8 levels" in (result.advice() or "")) == (population == 1)
     x = inputs(64)
     session = onnxruntime.InferenceSession(str(snn))
     error = session.run(None, {"x": x})[0] - as_written(ann, x)
@@ -234,8 +237,8 @@ def test_rounded_currents_are_dropped_at_few_steps(
     result = convert(
         *(ann, snn), steps=8, data=[{"x": inputs(32)}], form="counts", rounded_currents=choice
     )
-    assert [a.status for a in result.activations] == ["dropped", "converted", "converted"]
-    assert [n.name for n in result.record.neurons] == ["r", "e"]
+    assert [a.status for a in result.activations] == ["dropped", *["converted"] * 3]
+    assert [n.name for n in result.record.neurons] == ["r", "r/skip", "e"]
     assert result.advice() is None
     assert verify(ann, snn, [{"x": inputs(8)}]).equal
 

@@ -139,13 +139,16 @@ def test_a_pool_behind_two_trains_is_refused(write_model: Write, tmp_path: Path)
 
 def test_int8_is_close(write_model: Write, tmp_path: Path) -> None:
     ann = write_model(*network("SiLU"), opset=17)
-    data, x = [{"x": images(16, seed)} for seed in range(4)], images(32, 100)
-    expected, errors = outputs(ann, x), {}
-    for form in ("counts", "int8"):
-        convert(ann, tmp_path / "snn.onnx", steps=32, data=data, form=form)
-        error = outputs(tmp_path / "snn.onnx", x) - expected
-        errors[form] = float(np.linalg.norm(error) / np.linalg.norm(expected))
-    assert errors["counts"] < errors["int8"] < 0.04
+    x = images(32, 100)
+    expected = outputs(ann, x)
+    errors: dict[str, list[float]] = {"counts": [], "int8": []}
+    for form, found in errors.items():
+        for draw in range(3):  # how weights of 8 bits round is chance
+            data = [{"x": images(16, 50 * draw + seed)} for seed in range(4)]
+            convert(ann, tmp_path / "snn.onnx", steps=32, data=data, form=form)
+            error = outputs(tmp_path / "snn.onnx", x) - expected
+            found.append(float(np.linalg.norm(error) / np.linalg.norm(expected)))
+    assert np.mean(errors["counts"]) < np.mean(errors["int8"]) < 0.04
 
 
 GATED = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {

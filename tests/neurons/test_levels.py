@@ -93,7 +93,7 @@ def files(
     """The digits network, whose layers have 3, 6, 2 and 4 levels; name -> path."""
     folder = tmp_path_factory.mktemp("levels")
     common: dict[str, Any] = {"data": digits_npz[0], "first_activation": "spiking"}
-    convert(CNN, folder / "same.onnx", steps=6, **common)
+    convert(CNN, folder / "same.onnx", steps=6, form="counts", **common)
     record = Session(folder / "same.onnx").record
     assert record is not None
     levels = dict(zip([n.name for n in record.neurons], (3, 6, 2, 4), strict=True))

@@ -107,3 +107,36 @@ def test_counts_are_whole_numbers_up_to_t(bench):
 def test_nothing_to_count(bench):
     text = "g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }"
     bench.unchanged(CountSpikes, text)
+
+
+TWINS = (
+    "(float[N,2,4,4] x) => (float[N,3,4,4] y, float[N,3,4,4] z)"
+    " { a = Conv (x, w) b = Conv (x, v) c = Add (a, b) y = Relu (c) z = Relu (c) }"
+)
+
+
+def test_neurons_that_share_a_current_share_its_charge(bench):
+    """What computes it takes the charge of one; the other is told by the potential of that."""
+    text, shapes = TWINS, {"w": (3, 2, 1, 1), "v": (3, 2, 1, 1)}
+    before = bench.calibrated(bench.net(f"g {text}", shapes))
+    model = bench.copy(before)
+    CountSpikes()(model)
+    ops = ["Conv", "Conv", "Add", "SpikeCount", "Mul", "Mul", "Add", "SpikeCount", "Mul"]
+    assert sorted(bench.ops(model)) == sorted(ops)
+    bench.same_outputs(before, model, atol=1e-4)
+    first, second = model.record.neurons
+    tensors = model.graph.tensors()
+    assert tensors[first.potential].inputs[0].op == "Add"
+    assert tensors[second.potential].inputs[0].inputs[0].inputs[0].op == "Mul"
+
+
+@pytest.mark.parametrize(
+    ("output", "node"), [("q", "q = Abs (c)"), ("c", "")], ids=["another reader", "an output"]
+)
+def test_a_current_that_others_see_is_left_alone(bench, output, node):
+    text = TWINS.replace(") {", f", float[N,3,4,4] {output}) {{", 1).replace(" }", f" {node} }}")
+    before = bench.calibrated(bench.net(f"g {text}", {"w": (3, 2, 1, 1), "v": (3, 2, 1, 1)}))
+    model = bench.copy(before)
+    CountSpikes()(model)
+    bench.same_outputs(before, model, atol=1e-4)
+    assert bench.ops(model).count("Add") == 3

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from graphpass.diagnosis import Diagnosis, Layer
 from graphpass.inspection import Inspection, TensorReport
-from graphpass.plan import Activation
 from graphpass.reports import tables
+from graphpass.verdicts import Activation
 from graphpass.verification import Verification
 from graphpass_runtime.evaluation import Evaluation
 

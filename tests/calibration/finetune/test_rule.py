@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from graphpass import Conversion, convert
+from graphpass.calibration.optimal import BLENDS
 from graphpass.model import load
 from graphpass.verification import verify
 from graphpass_models.digits import INPUT_NAME, Digits, digits_model_path
@@ -31,7 +32,7 @@ def finetune(batches) -> Convert:
     pytest.importorskip("torch")
 
     def run(output: Path, **options) -> Conversion:
-        chosen = {"steps": 2, "data": batches, "form": "counts", "threads": 1, **options}
+        chosen = {"steps": 1, "data": batches, "form": "counts", "threads": 1, **options}
         return convert(digits_model_path(), output, calibrate="finetune", **chosen)
 
     return run
@@ -39,7 +40,7 @@ def finetune(batches) -> Convert:
 
 @pytest.fixture(scope="module")
 def finetuned(finetune: Convert, tmp_path_factory) -> tuple[Path, Conversion]:
-    """A folder with the SNN and its stages, T = 2, default epochs; and what was reported."""
+    """A folder with the SNN and its stages, T = 1, default epochs; and what was reported."""
     folder = tmp_path_factory.mktemp("finetuned")
     return folder, finetune(folder / "snn.onnx", stages=folder)
 
@@ -52,15 +53,14 @@ def outputs(path: Path, images: np.ndarray) -> np.ndarray:
 def test_agrees_better_with_the_ann_than_the_closed_form(finetuned, batches, digits, tmp_path):
     folder, _ = finetuned
     closed = tmp_path / "closed.onnx"
-    convert(digits_model_path(), closed, steps=2, data=batches, form="counts", threads=1)
+    convert(digits_model_path(), closed, steps=1, data=batches, form="counts", threads=1)
     wanted = outputs(digits_model_path(), digits.test_images)
     agreement, error = {}, {}
     for name, path in (("closed", closed), ("finetuned", folder / "snn.onnx")):
         found = outputs(path, digits.test_images)
         agreement[name] = float(np.mean(found.argmax(axis=1) == wanted.argmax(axis=1)))
         error[name] = float(np.square(found - wanted).sum() / np.square(wanted).sum())
-    # On 98 % of the digits both agree: one image more or less tells nothing, the error does.
-    assert agreement["finetuned"] >= agreement["closed"]
+    assert agreement["finetuned"] > agreement["closed"]
     assert error["finetuned"] < 0.85 * error["closed"]
 
 
@@ -74,15 +74,17 @@ def test_summary_says_what_was_learned_and_what_it_cost(finetuned):
     assert f"epoch {summary['best_epoch']} of {summary['epochs']}" in result.advice()
     # Each epoch runs the teacher once, and the student once forwards and once backwards.
     learned = summary["epochs"] * 0.9 * 4 + (summary["epochs"] + 1) * 0.1 * 2
-    # Before, the closed form: two passes, and two blends tried on a tenth of the images.
-    assert summary["passes"] == pytest.approx(learned + 2.2, abs=0.02)
+    # Before, the closed form: two passes, and blends tried on a tenth of the images.
+    trials = 10 * (summary["passes"] - learned - 2)
+    assert trials == pytest.approx(round(trials), abs=0.2)
+    assert 2 <= round(trials) <= len(BLENDS)
 
 
 def test_weights_changed_and_steps_did_not(finetuned):
     folder, result = finetuned
     before, after = load(folder / "2-daqcfs.onnx"), load(folder / "3-calibrated.onnx")
-    assert result.record.steps == 2
-    assert all(neuron.levels == 2 for neuron in result.record.neurons)
+    assert result.record.steps == 1
+    assert all(neuron.firing_steps == 1 for neuron in result.record.neurons)
     changed = 0
     for old, new in zip(before.graph.nodes, after.graph.nodes, strict=True):
         assert old.op == new.op
@@ -130,7 +132,7 @@ def test_what_learning_made_worse_is_not_kept(finetune, monkeypatch, batches, tm
     assert summary["epochs"] == 8 * distillation.PATIENCE
     assert summary["error_after"] == summary["error_before"]
     closed = tmp_path / "closed.onnx"
-    convert(digits_model_path(), closed, steps=2, data=batches, form="counts", threads=1)
+    convert(digits_model_path(), closed, steps=1, data=batches, form="counts", threads=1)
     images = batches[0][INPUT_NAME]
     np.testing.assert_array_equal(outputs(tmp_path / "snn.onnx", images), outputs(closed, images))
 

@@ -1,0 +1,63 @@
+"""Where several neurons share each value: wherever that costs next to nothing.
+
+Rounding costs accuracy in all layers alike, but what a spike sets off differs by orders of
+magnitude between them. Over connections that skip layers, in front of depthwise layers,
+narrowing pointwise ones and classifiers, more spikes are nearly free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+import onnx_graphsurgeon as gs
+
+from graphpass import dialect, editing, populations
+from graphpass.fanout import known_work
+from graphpass.model import Model
+from graphpass.passes.spread_skips import find_skipping
+
+_MORE = 0.1  # synaptic operations, as a share of those with one neuron for each value
+_LARGEST_COUNT = 129  # of a population: in `int8`, larger ones meet coarser weights
+
+
+def choose_populations(
+    model: Model, spiking: Collection[str], firing_steps: Callable[[str], int], most: int
+) -> dict[str, int]:
+    """The layers that are to be populations.
+
+    Args:
+        model: stage 1.
+        spiking: the activations that become neurons.
+        firing_steps: T of each, by name.
+        most: neurons for each value.
+
+    Returns:
+        Name of the activation, or of its skip (`populations.skip_name`) -> number of neurons,
+        from 2 on.
+    """
+    if most == 1:
+        return {}
+    sizes = {
+        name: _size(node, firing_steps(name), most)
+        for node in model.graph.nodes
+        if node.outputs and (name := node.outputs[0].name) in spiking
+    }
+    skips = [node.outputs[0].name for node in find_skipping(model, spiking)]
+    chosen = {populations.skip_name(name): sizes[name] for name in skips}
+    work = known_work(model, list(sizes))
+    left = _MORE * sum(work.values())
+    for name in sorted(work, key=lambda name: work[name]):
+        left -= work[name] * (sizes[name] - 1)
+        if left <= 0:
+            break
+        chosen[name] = sizes[name]
+    return {name: size for name, size in chosen.items() if size > 1}
+
+
+def _size(node: gs.Node, steps: int, most: int) -> int:
+    """Quantisers need no more levels than they were trained with."""
+    size = min(most, _LARGEST_COUNT // steps)
+    if editing.is_dialect(node, dialect.QCFS):
+        size = min(size, math.ceil((editing.scalar(node.inputs[2]) or 1) / steps))
+    return max(1, size)

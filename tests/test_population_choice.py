@@ -1,0 +1,128 @@
+"""Where several neurons share each value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphpass import stages
+from graphpass.model import Model, load
+from graphpass.pipeline import plan_conversion
+from graphpass.population_choice import choose_populations
+
+CONV = "Conv <pads = [1,1,1,1]>"
+#: The first layers work hard, `e` is read by a small classifier, and `r` skips two layers.
+NET = f"""g (float[N,8,6,6] x) => (float[N,5] y) {{
+    i = {CONV} (x, w)
+    a = Relu (i)
+    h = {CONV} (a, w)
+    r = Relu (h)
+    b = {CONV} (r, w)
+    c = Relu (b)
+    d = {CONV} (c, w)
+    s = Add (d, r)
+    e = Relu (s)
+    f = GlobalAveragePool (e)
+    g = Flatten (f)
+    y = Gemm <transB = 1> (g, k)
+}}"""
+
+
+def qcfs(text: str) -> str:
+    """The same with QCFS of eight levels."""
+    for current, name in (("i", "a"), ("h", "r"), ("b", "c"), ("s", "e")):
+        written = (
+            f"{name}1 = Mul (eight, {current}) {name}2 = Add ({name}1, half)"
+            f" {name}3 = Floor ({name}2) {name}4 = Clip ({name}3, zero, eight)"
+            f" {name} = Div ({name}4, eight)"
+        )
+        text = text.replace(f"{name} = Relu ({current})", written)
+    return text
+
+
+@pytest.fixture
+def stage1(write_model: Callable[..., Path]) -> Callable[..., Model]:
+    rng = np.random.default_rng(0)
+    weights: dict[str, np.ndarray] = {
+        "w": rng.normal(0, 0.1, (8, 8, 3, 3)).astype(np.float32),
+        "k": rng.normal(0, 0.3, (5, 8)).astype(np.float32),
+    }
+
+    def make(text: str = NET, **more: object) -> Model:
+        extra = {name: np.array(value, np.float32) for name, value in more.items()}
+        model = load(write_model(text, weights | extra))
+        stages.normalise(model)
+        plan = plan_conversion(model, first_activation="spiking")
+        names = stages.unbounded(model, plan.rectifiers)
+        maxima = {
+            name: np.ones(plan.flow.shapes[name][plan.flow.types[name].channel_axis], np.float32)
+            for name in names
+        }
+        stages.bound(model, plan, maxima)
+        return model
+
+    return make
+
+
+def chosen(model: Model, most: int, steps: int = 4, **fewer: int) -> Mapping[str, int]:
+    names = stages.converted(model)
+    return choose_populations(model, names, lambda name: fewer.get(name, steps), most)
+
+
+def test_skips_and_what_sets_off_next_to_no_work(stage1: Callable[..., Model]) -> None:
+    assert chosen(stage1(), 3) == {"r/skip": 3, "e": 3}
+    assert chosen(stage1(), 2) == {"r/skip": 2, "e": 2}
+    assert chosen(stage1(), 1) == {}
+
+
+def test_up_to_a_tenth_more_work(stage1: Callable[..., Model]) -> None:
+    text = """g (float[N,8] x) => (float[N,SIZE] y) {
+        a = Gemm (x, u) r = Relu (a) b = Gemm (r, v) e = Relu (b) y = Gemm (e, z) }"""
+    for size, expected in ((3, {"e": 3}), (4, {})):  # of 640 + 10 size operations
+        shapes = {"u": (8, 64), "v": (64, 10), "z": (10, size)}
+        weights = {name: np.ones(shape) for name, shape in shapes.items()}
+        assert chosen(stage1(text.replace("SIZE", str(size)), **weights), 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(43, 3), (44, 2), (64, 2), (65, None), (1024, None)]
+)
+def test_a_population_has_no_more_levels_than_fit(
+    stage1: Callable[..., Model], steps: int, expected: int | None
+) -> None:
+    assert chosen(stage1(), 3, steps).get("e") == expected
+
+
+def test_fewer_steps_of_a_layer_leave_room(stage1: Callable[..., Model]) -> None:
+    assert chosen(stage1(), 3, 100, e=40) == {"e": 3}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(8, {}), (9, {}), (4, {"r/skip": 2, "e": 2}), (3, {"r/skip": 3, "e": 3})],
+)
+def test_quantisers_get_no_more_levels_than_they_were_trained_with(
+    stage1: Callable[..., Model], steps: int, expected: Mapping[str, int]
+) -> None:
+    model = stage1(qcfs(NET), eight=8.0, half=0.5, zero=0.0)
+    assert chosen(model, 3, steps) == expected
+
+
+def test_sizes_that_are_open_cost_nobody_knows_what(stage1: Callable[..., Model]) -> None:
+    model = stage1(NET.replace("float[N,8,6,6] x", "float[N,8,H,W] x"))
+    assert chosen(model, 3) == {"r/skip": 3}
+
+
+def test_quantise_notes_them(stage1: Callable[..., Model]) -> None:
+    model = stage1()
+    stages.quantise(model, 4, population=3)
+    assert model.record is not None
+    assert [(n.name, n.levels, n.members) for n in model.record.neurons] == [
+        *(("a", 4, 1), ("r", 4, 1), ("r/skip", 12, 3), ("c", 4, 1), ("e", 12, 3)),
+    ]
+    reasons = {v["name"]: v["reason"] for v in model.record.activations}
+    assert reasons["r/skip"] == reasons["e"] == "3 neurons for each value"
+    assert reasons["r"] == reasons["a"] == ""
