@@ -23,8 +23,8 @@ from graphpass import dialect
 from graphpass.calibration import statistics
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.moments import Moments, MomentSums, Vector
-from graphpass.calibration.reference import ranks_of
-from graphpass.calibration.sampling import sample, sample_name
+from graphpass.calibration.reference import currents_of, ranks_of
+from graphpass.calibration.sampling import first_readers, sample, sample_name
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
 from graphpass_runtime.output_error import squared_error
@@ -75,7 +75,7 @@ class Matcher:
 
     def __init__(self, model: Model, neurons: Mapping[str, Neuron], measuring: Measuring) -> None:
         self._outputs = [tensor.name for tensor in model.graph.outputs]
-        net = _matching_net(model, neurons)
+        net, self._readers = _matching_net(model, neurons)
         self._session = measuring.open_session(net)
 
     def output_error(self, neurons: Mapping[str, Neuron], trials: Iterable[Trial]) -> float:
@@ -102,13 +102,14 @@ class Matcher:
             Neuron name -> (moments of the reference, own moments behind matched layers),
             both averaged over these batches.
         """
-        names = [key for name in neurons for key in statistics.moment_names(name)]
+        firsts = dict.fromkeys(self._readers[name] for name in neurons)
+        names = [key for name in firsts for key in statistics.moment_names(name)]
         sums = {name: (MomentSums(), MomentSums()) for name in neurons}
         for feeds, wanted in batches:
             found = self._session.run({**feeds, **self._parameters(neurons, wanted)}, names)
             for name, (theirs, own) in sums.items():
                 theirs.add(*wanted[name])
-                own.add(*(found[key] for key in statistics.moment_names(name)))
+                own.add(*(found[key] for key in statistics.moment_names(self._readers[name])))
         return {name: (a.moments(), b.moments()) for name, (a, b) in sums.items()}
 
     def _parameters(
@@ -130,33 +131,49 @@ class Matcher:
         return fed
 
 
-def _matching_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProto:
+def _matching_net(
+    model: Model, neurons: Mapping[str, Neuron]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The net, and `first_readers`: the moments that it gives are theirs."""
     proto, ranks = to_proto(model), ranks_of(model)
+    readers = first_readers(proto, neurons, currents_of(proto, neurons))
     nodes: list[onnx.NodeProto] = []
     for node in list(proto.graph.node):
         if dialect.family(node.op_type) == dialect.DAQCFS and node.domain == dialect.DOMAIN:
             neuron = neurons[node.output[0]]
-            nodes += _matched(model, proto, node, neuron, ranks[neuron.name])
+            first = readers[neuron.name]
+            if first == neuron.name:
+                nodes += _moments(model, proto, node.input[0], neuron, ranks[neuron.name])
+                for name in statistics.moment_names(neuron.name):
+                    statistics.add_output(proto, name)
+            nodes += _matched(node, neuron, ranks[neuron.name], first)
             for name in _inputs(neuron.name):
                 statistics.add_input(proto, name, neuron.channels)
-            for name in statistics.moment_names(neuron.name):
-                statistics.add_output(proto, name)
         nodes.append(node)
     statistics.replace_nodes(proto, nodes)
-    return proto
+    return proto, readers
+
+
+def _moments(
+    model: Model, proto: onnx.ModelProto, current: str, neuron: Neuron, rank: int
+) -> list[onnx.NodeProto]:
+    name, axis = neuron.name, neuron.channel_axis
+    return sample(model, proto, neuron, current) + statistics.moments(
+        sample_name(name), name, rank=rank, channel_axis=axis, opset=model.opset
+    )
 
 
 def _matched(
-    model: Model, proto: onnx.ModelProto, node: onnx.NodeProto, neuron: Neuron, rank: int
+    node: onnx.NodeProto, neuron: Neuron, rank: int, measured: str
 ) -> list[onnx.NodeProto]:
-    """A DA-QCFS with fed parameters that matches its current to the reference: `matched`."""
+    """A DA-QCFS with fed parameters that matches its current to the reference: `matched`.
+
+    The moments of the current are those of the neuron `measured`.
+    """
     name, axis = neuron.name, neuron.channel_axis
     threshold, amplitude, wanted_mean, wanted_spread = _inputs(name)
-    mean, square = statistics.moment_names(name)
-    nodes = sample(model, proto, neuron, node.input[0])
-    nodes += statistics.moments(
-        sample_name(name), name, rank=rank, channel_axis=axis, opset=model.opset
-    )
+    mean, square = statistics.moment_names(measured)
+    nodes: list[onnx.NodeProto] = []
 
     def step(op: str, inputs: list[str], output: str) -> str:
         nodes.append(helper.make_node(op, inputs, [f"{name}/{output}"]))

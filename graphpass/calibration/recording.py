@@ -22,7 +22,7 @@ from graphpass.calibration.reference import (
     reference_net,
     unbounded_of,
 )
-from graphpass.calibration.sampling import fraction, sample, sample_name
+from graphpass.calibration.sampling import first_readers, fraction, sample, sample_name
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
@@ -74,29 +74,27 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     """
     neurons = neurons_of(model)
     outputs = [tensor.name for tensor in model.graph.outputs]
-    net, fractions = _recording_net(model, neurons)
+    net, fractions, readers = _recording_net(model, neurons)
     session = measuring.open_session(net)
-    names = [name for n in neurons for name in (sample_name(n), *statistics.moment_names(n))]
-    result = Recording(
-        neurons,
-        unbounded_of(model),
-        fractions,
-        {n: Histogram.empty(neuron.threshold) for n, neuron in neurons.items()},
-    )
+    firsts = list(dict.fromkeys(readers.values()))
+    names = [name for n in firsts for name in (sample_name(n), *statistics.moment_names(n))]
+    histograms = {name: Histogram.empty(neurons[name].threshold) for name in firsts}
+    result = Recording(neurons, unbounded_of(model), fractions, {})
     stride = _stride(measuring.data.samples, measuring.batch)
     for index, feeds in enumerate(measuring.batches("recording currents")):
         found = session.run(feeds, [*outputs, *names])
-        for name, neuron in neurons.items():
-            histogram = result.histograms[name]
-            result.histograms[name] = histogram.add(found[sample_name(name)], neuron.channel_axis)
+        for name, histogram in histograms.items():
+            axis = neurons[name].channel_axis
+            histograms[name] = histogram.add(found[sample_name(name)], axis)
         if index % stride == 0 and len(result.paired) < 2 * _PAIRED:
-            moments = {n: _pair(found, n) for n in neurons}
+            moments = {name: _pair(found, first) for name, first in readers.items()}
             result.paired[index] = moments
             if result.kept < keep:
                 trial = Trial(feeds, [found[key] for key in outputs], moments)
                 result.trials.append(trial)
                 result.kept += count(feeds)
         result.samples += count(feeds)
+    result.histograms |= {name: histograms[first] for name, first in readers.items()}
     return result
 
 
@@ -112,12 +110,16 @@ def _stride(samples: int | None, batch: int) -> int:
 
 def _recording_net(
     model: Model, neurons: dict[str, Neuron]
-) -> tuple[onnx.ModelProto, dict[str, float]]:
+) -> tuple[onnx.ModelProto, dict[str, float], dict[str, str]]:
+    """The net, the share of each neuron's currents that it gives, and `first_readers`."""
     proto, ranks = reference_net(model, neurons), ranks_of(model)
     layers = {output: node for node in proto.graph.node for output in node.output}
     fractions = {name: fraction(model, proto, neuron) for name, neuron in neurons.items()}
     nodes: list[onnx.NodeProto] = []
-    for name, current in currents_of(proto, neurons).items():
+    currents = currents_of(proto, neurons)
+    readers = first_readers(proto, neurons, currents)
+    for name in dict.fromkeys(readers.values()):
+        current = currents[name]
         neuron, seen = neurons[name], sample_name(name)
         nodes += sample(model, proto, neuron, current, layers.get(current))
         nodes += statistics.moments(
@@ -129,4 +131,4 @@ def _recording_net(
             helper.make_tensor_value_info(seen, onnx.TensorProto.FLOAT, [None] * ranks[name])
         )
     statistics.weave(proto, nodes)
-    return proto, fractions
+    return proto, fractions, readers

@@ -9,7 +9,7 @@ strides, and a MaxPool of one element is a grid in that layout.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,25 @@ _POSITIONS = 64  # about so many per image and channel
 def sample_name(name: str) -> str:
     """The tensor that `sample` writes for a neuron."""
     return f"{name}/sample"
+
+
+def first_readers(
+    proto: onnx.ModelProto, neurons: Mapping[str, Neuron], currents: Mapping[str, str]
+) -> dict[str, str]:
+    """Neuron -> the first neuron that reads the same current: one sample serves both.
+
+    Args:
+        proto: the graph that the currents are in.
+        neurons: by name.
+        currents: neuron -> its current.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    found = {}
+    for name, current in currents.items():
+        pooled = statistics.pool_behind(proto, name) is not None
+        key = (name if pooled else current, neurons[name].channel_axis)
+        found[name] = first.setdefault(key, name)
+    return found
 
 
 def sample(

@@ -192,7 +192,8 @@ def _why(item: Activation, layer: Layer | None) -> str:
     """The reason of a verdict, with what share of the work an island does."""
     if item.work is not None:
         return f"{item.reason} ({_percent(item.work)} of MACs)"
-    return item.reason or (layer.advice if layer else "")
+    advice = layer.advice if layer else ""
+    return "; ".join(part for part in (item.reason, advice) if part)
 
 
 def _measures(layer: Layer) -> list[str]:

@@ -106,6 +106,22 @@ def test_small_maps_are_taken_whole(tmp_path):
     assert sampling.fraction(model, proto, neurons[name]) == 1
 
 
+def test_one_sample_serves_all_that_read_a_current(tmp_path):
+    """But not what stands in front of a MaxPool: there the pooled current is looked at."""
+    body = (
+        "q = Relu (x) z = Conv <pads = [1,1,1,1]> (q, w)"
+        " a = Relu (z) b = Relu (z) c = Relu (z) d = Relu (a)"
+        " p = MaxPool <kernel_shape = [30,30]> (c) e = Add (a, b) f = Add (d, e)"
+        " s = GlobalAveragePool (f) t = Add (p, s) y = Flatten (t)"
+    )
+    path, _ = _stage2(body, tmp_path)
+    model = load(path)
+    neurons = neurons_of(model)
+    proto = reference_net(model, neurons)
+    readers = sampling.first_readers(proto, neurons, currents_of(proto, neurons))
+    assert readers == {"a": "a", "b": "a", "c": "c", "d": "d"}
+
+
 @pytest.mark.parametrize(("axis", "wanted"), [(None, (2, 5, 5)), (2, (2, 25, 3))])
 def test_grids_in_any_layout(axis, wanted):
     sizes = [2, 25, 3] if axis == 2 else [2, 30, 30]
