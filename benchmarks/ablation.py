@@ -3,9 +3,10 @@
     python benchmarks/ablation.py --shared ../shared/data > benchmarks/results/DATE-ablation.md
 
 First table: every rule of thresholds, with the amplitudes theta/T of a plain quantiser, with
-amplitudes of least squares, and with matched currents on top, which is the product. `blend`
-is the default; all three columns have the blend that its trials choose. Second table: the
-default by the number of calibration images, and data-free where the model allows it.
+amplitudes of least squares, with matched currents on top, and with several neurons for each
+value where that is cheap, which is the product. `blend` is the default; every column has the
+blend that its trials choose. Second table: the default by the number of calibration images,
+and data-free where the model allows it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from graphpass_runtime.errors import GraphpassError
 from graphpass_runtime.model_data import open_model_data
 
 _IMAGES = (64, 256, 1000, 4000)
-_COLUMNS = ("thresholds", "+ amplitudes", "+ matching")
+_COLUMNS = ("thresholds", "+ amplitudes", "+ matching", "+ populations")
 
 
 @click.command()
@@ -70,12 +71,10 @@ def _parts(model: SharedModel, folder: Path, time: int, samples: int) -> Iterato
     ann, data, _ = model.paths(folder)
     with tempfile.TemporaryDirectory() as scratch:
         snn, stages = Path(scratch) / "snn.onnx", Path(scratch) / "stages"
-        convert(
-            *(ann, snn),
-            **{"steps": time, "data": data, "samples": samples, "calibrate": "none"},
-            stages=stages,
-        )
-        composition = Composition(ann, stages / "1-clip.onnx", data, samples)
+        common: dict[str, Any] = {"steps": time, "data": data, "samples": samples, "form": "counts"}
+        convert(ann, snn, calibrate="none", stages=stages, **common)
+        clip = stages / "1-clip.onnx"
+        composition = Composition(ann, clip, data, samples)
         stage2, measuring = composition.stage2(time)
         seen = recording.record(stage2, measuring, max(optimal.TRIAL_SAMPLES))
         matcher = matching.Matcher(stage2, seen.neurons, measuring)
@@ -88,7 +87,8 @@ def _parts(model: SharedModel, folder: Path, time: int, samples: int) -> Iterato
             for part in (regular(neurons), neurons, matched):
                 write(composition.stage2(time)[0], part, snn)
                 cells.append(accuracy(snn, model, folder))
-            yield cells
+            convert(clip, snn, threshold=rule, **common)
+            yield [*cells, accuracy(snn, model, folder)]
 
 
 def _shares(
