@@ -43,7 +43,7 @@ def choose_populations(
         for node in model.graph.nodes
         if node.outputs and (name := node.outputs[0].name) in spiking
     }
-    skips = [node.outputs[0].name for node in find_skipping(model, spiking)]
+    skips = [node.outputs[0].name for node in find_skipping(model, frozenset(sizes))]
     chosen = {populations.skip_name(name): sizes[name] for name in skips}
     work = known_work(model, list(sizes))
     left = _MORE * sum(work.values())
@@ -52,12 +52,18 @@ def choose_populations(
         if left <= 0:
             break
         chosen[name] = sizes[name]
-    return {name: size for name, size in chosen.items() if size > 1}
+    taken = model.graph.tensors()
+    return {
+        name: size
+        for name, size in chosen.items()
+        if size > 1 and taken.keys().isdisjoint(populations.member_names(name, size))
+    }
 
 
 def _size(node: gs.Node, steps: int, most: int) -> int:
     """Quantisers need no more levels than they were trained with."""
-    size = min(most, _LARGEST_COUNT // steps)
-    if editing.is_dialect(node, dialect.QCFS):
-        size = min(size, math.ceil((editing.scalar(node.inputs[2]) or 1) / steps))
-    return max(1, size)
+    size = max(1, min(most, _LARGEST_COUNT // steps))
+    trained = editing.scalar(node.inputs[2]) if editing.is_dialect(node, dialect.QCFS) else None
+    if trained is not None and 1 <= trained <= size * steps:
+        return math.ceil(trained / steps)
+    return size

@@ -32,17 +32,22 @@ def skip_name(activation: str) -> str:
     return f"{activation}{_SKIP}"
 
 
+def member_names(population: str, members: int) -> list[str]:
+    """What the neurons of a population are called."""
+    return [f"{population}/{member}" for member in range(1, members + 1)]
+
+
 def apart(neuron: Neuron) -> list[Neuron]:
     """The neurons of a population, each a layer."""
     return [
         replace(
             neuron,
-            name=f"{neuron.name}/{index + 1}",
+            name=name,
             shift=neuron.shift + _lead(neuron, index),
             levels=neuron.firing_steps,
             member=index + 1,
         )
-        for index in range(neuron.members)
+        for index, name in enumerate(member_names(neuron.name, neuron.members))
     ]
 
 

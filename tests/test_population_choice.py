@@ -100,6 +100,15 @@ def test_fewer_steps_of_a_layer_leave_room(stage1: Callable[..., Model]) -> None
     assert chosen(stage1(), 3, 100, e=40) == {"e": 3}
 
 
+@pytest.mark.parametrize("levels", [float("inf"), float("nan"), -1.0, 0.0])
+def test_levels_that_make_no_sense_are_none(stage1: Callable[..., Model], levels: float) -> None:
+    model = stage1(qcfs(NET), eight=8.0, half=0.5, zero=0.0)
+    for node in model.graph.nodes:
+        if node.op == "QCFS":
+            node.inputs[2].values = np.array(levels, np.float32)
+    assert chosen(model, 3) == {"r/skip": 3, "e": 3}
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [(8, {}), (9, {}), (4, {"r/skip": 2, "e": 2}), (3, {"r/skip": 3, "e": 3})],
@@ -114,6 +123,13 @@ def test_quantisers_get_no_more_levels_than_they_were_trained_with(
 def test_sizes_that_are_open_cost_nobody_knows_what(stage1: Callable[..., Model]) -> None:
     model = stage1(NET.replace("float[N,8,6,6] x", "float[N,8,H,W] x"))
     assert chosen(model, 3) == {"r/skip": 3}
+
+
+def test_names_that_are_taken_leave_single_neurons(stage1: Callable[..., Model]) -> None:
+    for name, left in (("e/2", {"r/skip": 3}), ("r/skip/3", {"e": 3}), ("r/skip", {"e": 3})):
+        model = stage1()
+        model.graph.tensors()["f"].name = name
+        assert chosen(model, 3) == left
 
 
 def test_quantise_notes_them(stage1: Callable[..., Model]) -> None:

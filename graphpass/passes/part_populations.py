@@ -9,10 +9,24 @@ from graphpass import dialect, editing, populations
 from graphpass.model import Model
 from graphpass.neurons import Neuron, daqcfs
 from graphpass.passes.base import Pass
+from graphpass_runtime.errors import ModelError
 
 
 class PartPopulations(Pass):
     """The DA-QCFS of a population becomes one for each of its neurons, and their sum."""
+
+    def requires(self, model: Model) -> None:
+        """Raise ModelError where the graph has tensors of the names that the neurons get."""
+        assert model.record is not None, "neurons live in the record"
+        taken = model.graph.tensors().keys()
+        for whole in [neuron for neuron in model.record.neurons if neuron.together > 1]:
+            for name in populations.member_names(whole.name, whole.members):
+                if name in taken:
+                    raise ModelError(
+                        f"has a tensor '{name}', where the population '{whole.name}' has a neuron",
+                        where=model.name,
+                        remedy="convert the ANN again",
+                    )
 
     def apply(self, model: Model) -> int:
         """Records and nodes change together."""

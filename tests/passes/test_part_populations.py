@@ -10,6 +10,7 @@ from graphpass import dialect, editing, populations
 from graphpass.model import infer_shapes, to_bytes, to_proto
 from graphpass.neurons import Ties, daqcfs
 from graphpass.passes.part_populations import PartPopulations
+from graphpass_runtime.errors import ModelError
 
 NET = (
     "g (float[N,2,4,4] x) => (float[N,3,4,4] y)"
@@ -62,6 +63,13 @@ def test_single_neurons_stay(bench):
     content = to_bytes(model)
     assert not PartPopulations()(model).modified
     assert to_bytes(model) == content
+
+
+def test_a_name_that_is_taken_is_refused(bench):
+    model = stage3(bench, 3)
+    model.graph.tensors()["b"].name = "r/2"
+    with pytest.raises(ModelError, match="tensor 'r/2', where the population 'r' has a neuron"):
+        PartPopulations()(model)
 
 
 def test_each_neuron_counts_as_its_record_says(bench):
