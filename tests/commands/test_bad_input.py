@@ -111,9 +111,15 @@ def test_steps(steps: tuple[object, ...], word: str, refuse: Refuse) -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1])
-@pytest.mark.parametrize("option", ["--samples", "--threads", "--calib-batch", "--passes"])
+@pytest.mark.parametrize(
+    "option", ["--samples", "--threads", "--calib-batch", "--passes", "--population"]
+)
 def test_numbers_below_one(option: str, number: int, refuse: Refuse) -> None:
     refuse(CNN, option.strip("-"), options=(option, number))
+
+
+def test_too_many_neurons_for_each_value(refuse: Refuse) -> None:
+    refuse(CNN, "use 1 to 16", options=("--population", 17))
 
 
 def test_unknown_name_to_keep(refuse: Refuse) -> None:

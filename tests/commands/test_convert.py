@@ -82,6 +82,19 @@ def test_options_reach_the_conversion(
     assert len(list((tmp_path / "stages").iterdir())) == 5
 
 
+@pytest.mark.parametrize("options", [(), ("--population", 5), ("--population", 1), PAPER])
+def test_population(
+    options: tuple[object, ...], cli: Cli, digits_npz: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The last of the digits network's layers is read by a small classifier alone."""
+    arguments = ("convert", CNN, "-o", tmp_path / "snn.onnx", "--steps", 4, "--form", "counts")
+    result = cli(*arguments, "--data", digits_npz[0], *options, "--json")
+    assert result.exit_code == 0, result.output
+    found = [a["reason"] for a in json.loads(result.stdout)["activations"]]
+    expected = {(): "3 neurons for each value", ("--population", 5): "5 neurons for each value"}
+    assert found[1:] == ["", "", expected.get(options, "")]
+
+
 def test_max_drop(cli: Cli, digits_npz: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "snn.onnx"
     common = ("convert", CNN, "-o", target, "--data", digits_npz[0], "--eval-data", digits_npz[1])
