@@ -20,7 +20,7 @@ Curves = dict[str, dict[str, dict[int, float]]]
 
 _COLUMNS = 3
 _LEGEND = 6  # rules beside each other
-_ORDER = ("optimal", "finetune", "paper", "none", "low-bit", "ORT int8")
+_ORDER = ("optimal", "single", "finetune", "paper", "none", "low-bit", "ORT int8")
 _TWINS = ("low-bit", "ORT int8")
 
 

@@ -218,7 +218,7 @@ class Session:
         return len(feeds[self._batched[0]]) if self._batched else 1
 
     def spike_counts(self, feeds: Mapping[str, Array]) -> dict[str, NDArray[np.int32]]:
-        """Spikes of every neuron, summed over time.
+        """Spikes of every neuron, summed over time; of those of a population, as the file has them.
 
         Returns:
             Neuron name -> int32 array ``[N, ...]``; a batch axis that is not the
