@@ -26,38 +26,13 @@ def synaptic_work(model: Model, names: Collection[str]) -> dict[str, int]:
     Raises:
         ModelError: the shape of a layer is not known.
     """
-    work = {}
-    for name, readers in _layers_behind(model, names).items():
-        work[name] = 0
-        for node in readers:
-            if (macs := _macs(node)) is None:
-                raise ModelError(
-                    f"{editing.describe(node)} has no known number of operations",
-                    where=model.name,
-                    remedy="give one --steps T for all layers",
-                )
-            work[name] += macs
-    return work
-
-
-def known_work(model: Model, names: Collection[str]) -> dict[str, int]:
-    """The same, without the activations of which it is not known."""
-    work = {}
-    for name, readers in _layers_behind(model, names).items():
-        macs = [_macs(node) for node in readers]
-        if None not in macs:
-            work[name] = sum(count or 0 for count in macs)
-    return work
-
-
-def _layers_behind(model: Model, names: Collection[str]) -> dict[str, list[gs.Node]]:
     tensors = model.graph.tensors()
-    return {name: _readers(tensors[name], frozenset(names)) for name in names}
+    return {name: sum(_readers(model, tensors[name], names).values()) for name in names}
 
 
-def _readers(start: gs.Tensor, names: Collection[str]) -> list[gs.Node]:
-    """Each layer that reads a tensor."""
-    found: list[gs.Node] = []
+def _readers(model: Model, start: gs.Tensor, names: Collection[str]) -> dict[int, int]:
+    """MACs of each layer that reads a tensor, by id of its node."""
+    found: dict[int, int] = {}
     waiting, seen = list(start.outputs), set()
     while waiting:
         node = waiting.pop()
@@ -65,19 +40,23 @@ def _readers(start: gs.Tensor, names: Collection[str]) -> list[gs.Node]:
             continue
         seen.add(id(node))
         if editing.is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
-            found.append(node)
+            found[id(node)] = _macs(model, node)
         elif not any(output.name in names for output in node.outputs):
             waiting += [reader for output in node.outputs for reader in output.outputs]
     return found
 
 
-def _macs(node: gs.Node) -> int | None:
+def _macs(model: Model, node: gs.Node) -> int:
     weight = editing.values(node.inputs[1])
     # Every input of a ConvTranspose, every output of the others, meets the same weights.
     side = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
     sizes = list(side.shape or [None, None])[1:]
     if weight is None or not all(isinstance(size, int) for size in sizes):
-        return None
+        raise ModelError(
+            f"{editing.describe(node)} has no known number of operations",
+            where=model.name,
+            remedy="give one --steps T for all layers",
+        )
     if node.op in ("Conv", "ConvTranspose"):
         per_element = math.prod(weight.shape[1:])
     else:

@@ -97,7 +97,7 @@ class Neuron:
     @property
     def population(self) -> str:
         """Name of the population that it is, or that it is of."""
-        return self.name.removesuffix(f"/{self.member}")
+        return self.name.removesuffix(f"/{self.member}") if self.member else self.name
 
     def is_like(self, other: Neuron) -> bool:
         """Can both be of one population?"""

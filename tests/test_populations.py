@@ -88,6 +88,16 @@ def test_joined_is_what_was_taken_apart(members: int) -> None:
     assert populations.joined([alone, whole]) == (alone, whole)
 
 
+@pytest.mark.parametrize("name", ["a/0", "a/1", "a/3", "a/skip"])
+def test_single_neurons_may_be_called_anything(name: str) -> None:
+    neuron = replace(population(1), name=name)
+    assert neuron.population == name
+    assert populations.joined([neuron]) == (neuron,)
+    counts = {name: np.arange(6, dtype=np.int32)}
+    assert list(populations.joined_counts([neuron], counts)) == [name]
+    assert list(populations.counts_apart([neuron], counts)) == [name]
+
+
 def test_record_survives_a_file() -> None:
     neurons = (population(2), *populations.apart(replace(population(3), name="b")))
     record = FileRecord(Stage.SPIKING, steps=STEPS, form="matmul", neurons=neurons)
