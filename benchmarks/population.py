@@ -21,6 +21,7 @@ from accuracy import versions
 from shared_models import MODELS, SharedModel, shared_folder
 
 from graphpass import Session, convert, evaluate, fanout
+from graphpass.calibration.measuring import count
 from graphpass.model import infer_shapes, load
 from graphpass_runtime.benchmark import bench
 from graphpass_runtime.model_data import open_model_data
@@ -66,15 +67,15 @@ def _rows(
         start, stages = ann, Path(scratch) / "stages"
         cells, work = [], []
         for size in sizes:
-            for form in _FORMS:
-                convert(
-                    *(start, _file(scratch, form, size)),
-                    **{"steps": steps, "population": size, "form": form, "stages": stages},
-                    **{"data": calibration, "samples": _CALIBRATION},
-                )
-                start = stages / "1-clip.onnx"
-            snn = _file(scratch, "counts", size)
-            neurons, spikes, operations = _activity(snn, stages / "3-calibrated.onnx", test, ann)
+            snn, calibrated = _file(scratch, "counts", size), stages / "3-calibrated.onnx"
+            convert(
+                *(start, snn),
+                **{"steps": steps, "population": size, "form": "counts", "stages": stages},
+                **{"data": calibration, "samples": _CALIBRATION},
+            )
+            start = stages / "1-clip.onnx"
+            convert(calibrated, _file(scratch, "matmul", size), form="matmul")
+            neurons, spikes, operations = _activity(snn, calibrated, test, ann)
             session = Session(snn)
             data = open_model_data(test, session.inputs, [(ann, None)])
             found = evaluate(session, data, batch=50, reference=Session(ann))
@@ -114,7 +115,7 @@ def _activity(snn: Path, stage3: Path, test: Path, ann: Path) -> tuple[int, floa
         for name, counts in session.spike_counts(batch.feeds).items():
             totals[name] += float(counts.sum())
             units[name] = int(np.prod(counts.shape[1:]))
-        images += len(next(iter(batch.feeds.values())))
+        images += count(batch.feeds)
     neurons = sum(units[n.name] * n.together for n in session.record.neurons)
     # A spike that no layer reads still reaches the neuron behind a sum.
     operations = sum(totals[n] * max(1.0, work[n] / units[n]) for n in names)

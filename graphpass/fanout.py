@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 
 import onnx_graphsurgeon as gs
 
@@ -28,6 +29,15 @@ def synaptic_work(model: Model, names: Collection[str]) -> dict[str, int]:
     """
     tensors = model.graph.tensors()
     return {name: sum(_readers(model, tensors[name], names).values()) for name in names}
+
+
+def known_work(model: Model, names: Collection[str]) -> dict[str, int]:
+    """The same, without the activations of which it is not known."""
+    tensors, work = model.graph.tensors(), {}
+    for name in names:
+        with suppress(ModelError):
+            work[name] = sum(_readers(model, tensors[name], names).values())
+    return work
 
 
 def _readers(model: Model, start: gs.Tensor, names: Collection[str]) -> dict[int, int]:

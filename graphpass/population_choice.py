@@ -43,9 +43,9 @@ def choose_populations(
         for node in model.graph.nodes
         if node.outputs and (name := node.outputs[0].name) in spiking
     }
-    skips = [node.outputs[0].name for node in find_skipping(model, frozenset(sizes))]
+    skips = find_skipping(model, sizes)
     chosen = {populations.skip_name(name): sizes[name] for name in skips}
-    work = known_work(model, list(sizes))
+    work = known_work(model, sizes)
     left = _MORE * sum(work.values())
     for name in sorted(work, key=lambda name: work[name]):
         left -= work[name] * (sizes[name] - 1)

@@ -36,33 +36,22 @@ class SpreadSkips(Pass):
 
     def apply(self, model: Model) -> int:
         """Where layers alone, or sums alone, read an activation, it stays as it is."""
-        count, taken = 0, model.graph.tensors()
-        for node in list(model.graph.nodes):
-            name = populations.skip_name(node.outputs[0].name) if node.outputs else ""
-            if name in self._wanted and name not in taken:
-                readers = _skips(model, node.outputs[0], self._spiking)
-                if readers:
-                    _write_twice(model, node, readers)
-                    count += 1
+        count = 0
+        # All are found before the first is written twice: that is a reader more of its current.
+        for node, readers in _skipping(model, self._spiking):
+            if populations.skip_name(node.outputs[0].name) in self._wanted:
+                _write_twice(model, node, readers)
+                count += 1
         return count
 
 
-def find_skipping(model: Model, spiking: Collection[str]) -> list[gs.Node]:
-    """The activations that skip layers, of those that become neurons.
+def find_skipping(model: Model, spiking: Collection[str]) -> list[str]:
+    """The activations that skip layers, of those that become neurons, by name.
 
     Not those behind scalar functions: what layers read there is a sum that a neuron is part
     of.
     """
-    taken = model.graph.tensors()
-    return [
-        node
-        for node in model.graph.nodes
-        if node.outputs
-        and node.outputs[0].name in spiking
-        and populations.skip_name(node.outputs[0].name) not in taken
-        and not editing.is_dialect(node, dialect.CLIP_ABOVE)
-        and _skips(model, node.outputs[0], spiking)
-    ]
+    return [node.outputs[0].name for node, _ in _skipping(model, spiking)]
 
 
 def spread_for(model: Model, neurons: Iterable[Neuron]) -> None:
@@ -75,6 +64,20 @@ def spread_for(model: Model, neurons: Iterable[Neuron]) -> None:
     known = list(neurons)
     wanted = [neuron.name for neuron in known if neuron.members > 1]
     SpreadSkips(wanted, [neuron.name for neuron in known])(model)
+
+
+def _skipping(model: Model, spiking: Collection[str]) -> list[tuple[gs.Node, list[gs.Node]]]:
+    """These activations, each with those of its readers that lead past layers."""
+    taken, found = model.graph.tensors(), []
+    for node in model.graph.nodes:
+        name = node.outputs[0].name if node.outputs else ""
+        if name not in spiking or populations.skip_name(name) in taken:
+            continue
+        if editing.is_dialect(node, dialect.CLIP_ABOVE):
+            continue
+        if readers := _skips(model, node.outputs[0], spiking):
+            found.append((node, readers))
+    return found
 
 
 def _skips(model: Model, tensor: gs.Tensor, spiking: Collection[str]) -> list[gs.Node]:
