@@ -81,8 +81,11 @@ def _parts(model: SharedModel, folder: Path, time: int, samples: int) -> Iterato
         for rule in optimal.THRESHOLDS:
             shares = _shares(seen, rule, matcher, measuring)
             neurons = optimal.with_thresholds(seen, shares)
-            found = matcher.match(neurons, optimal.paired_batches(measuring, seen))
-            matched = {n: matching.matched(neuron, *found[n]) for n, neuron in neurons.items()}
+            wanted = seen.moments()
+            own = optimal.own_moments(seen, neurons, matcher, measuring, {})
+            matched = {
+                n: matching.matched(neuron, wanted[n], own[n]) for n, neuron in neurons.items()
+            }
             cells = [rule]
             for part in (regular(neurons), neurons, matched):
                 write(composition.stage2(time)[0], part, snn)
@@ -97,7 +100,7 @@ def _shares(
     if rule != optimal.BLEND:
         return optimal.threshold_shares(seen, rule)
     shares = optimal.threshold_shares(seen, "mse")
-    return optimal.blended(shares, optimal.best_blend(seen, shares, matcher, measuring)[0])
+    return optimal.blended(shares, optimal.best_blend(seen, shares, matcher, measuring)[0].blend)
 
 
 def _images(model: SharedModel, folder: Path, times: list[int]) -> Iterator[list[str]]:

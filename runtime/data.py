@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,23 @@ class Dataset:
         if size < 1:
             raise OptionError(f"batch size is {size}", remedy="give 1 or more")
         return self._read(size)
+
+    def chosen_batches(self, size: int, numbers: Collection[int]) -> Iterator[tuple[int, Batch]]:
+        """The same batches, but only these, each with its number.
+
+        Args:
+            size: samples per batch, as for `batches`.
+            numbers: which ones, counted from 0; others are not read where they need not be.
+
+        Raises:
+            OptionError: a size below 1.
+            DataError: bad data that shows only when it is read.
+        """
+        if self._choose is None or self.samples is None:
+            return (found for found in enumerate(self.batches(size)) if found[0] in numbers)
+        chosen = np.isin(np.arange(self.samples) // max(1, size), list(numbers))
+        batches = self._choose(np.flatnonzero(chosen)).batches(size)
+        return zip(sorted(numbers), batches, strict=False)  # there may be no such batch
 
     def thinned(self, samples: int) -> Dataset:
         """So many samples, spread evenly; all of them where there are no more."""

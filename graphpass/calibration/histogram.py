@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,33 +23,52 @@ class Histogram:
     bound: NDArray[np.float64]
     counts: NDArray[np.int64]
 
-    @classmethod
-    def empty(cls, bound: NDArray[np.float32]) -> Histogram:
-        """Nothing seen yet."""
-        return cls(bound.astype(np.float64), np.zeros((bound.size, BINS), np.int64))
+    def merge(self, other: Histogram) -> Histogram:
+        """What both have seen. Counts are whole numbers, so the order does not matter."""
+        return Histogram(self.bound, self.counts + other.counts)
 
-    def add(self, currents: NDArray[np.float32], channel_axis: int | None) -> Histogram:
-        """The histogram with a batch of currents added; zero and below is left out.
+
+class Tally:
+    """Counts currents, batch by batch.
+
+    The bins of a wide layer outnumber the currents of a batch, and writing them all costs more
+    than counting: so currents wait until there are as many as bins.
+    """
+
+    def __init__(self, bound: NDArray[np.floating[Any]]) -> None:
+        """Nothing seen yet; the bounds are those of `Histogram`."""
+        self._bound = bound.astype(np.float64)
+        self._counts = np.zeros(bound.size * BINS, np.int64)
+        self._waiting: list[NDArray[np.int32]] = []
+
+    def add(self, currents: NDArray[np.float32], channel_axis: int | None) -> None:
+        """Count a batch; zero and below is left out.
 
         Args:
             currents: any shape; C on `channel_axis`, or one channel when that is None.
             channel_axis: axis of the channels.
         """
-        channels = self.bound.size
+        channels = self._bound.size
         axis = 0 if channel_axis is None else channel_axis
         rows = np.moveaxis(currents, axis, 0).reshape(channels, -1)
         # Behind a bound near zero this overflows: rightly to the last bin where a row is
         # positive, and to no number only where it is not, and left out.
         with np.errstate(over="ignore", invalid="ignore"):
-            place = rows * (BINS / self.bound)[:, None].astype(np.float32)
+            place = rows * (BINS / self._bound)[:, None].astype(np.float32)
             place = np.minimum(place, np.float32(BINS - 1)).astype(np.int32)
         place += (np.arange(channels, dtype=np.int32) * BINS)[:, None]
-        # Indices, for a mask takes longer; and one array less as large as the counts.
-        positive = place.ravel()[np.flatnonzero(rows > 0)]
-        found = np.bincount(positive, minlength=channels * BINS).reshape(channels, BINS)
-        found += self.counts
-        return Histogram(self.bound, found)
+        # Indices, for a mask takes longer.
+        self._waiting.append(place.ravel()[np.flatnonzero(rows > 0)])
+        if sum(places.size for places in self._waiting) >= self._counts.size:
+            self._count()
 
-    def merge(self, other: Histogram) -> Histogram:
-        """What both have seen. Counts are whole numbers, so the order does not matter."""
-        return Histogram(self.bound, self.counts + other.counts)
+    def histogram(self) -> Histogram:
+        """Of all that was added so far."""
+        self._count()
+        return Histogram(self._bound, self._counts.reshape(-1, BINS).copy())
+
+    def _count(self) -> None:
+        if self._waiting:
+            places = np.concatenate(self._waiting)
+            self._counts += np.bincount(places, minlength=self._counts.size)
+            self._waiting.clear()

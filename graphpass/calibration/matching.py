@@ -27,7 +27,6 @@ from graphpass.calibration.reference import currents_of, ranks_of
 from graphpass.calibration.sampling import first_readers, sample, sample_name
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
-from graphpass_runtime.output_error import squared_error
 
 _LARGEST_GAIN = 2.0  # a spread that differs by more is no rounding of the same signal
 _TINY = 1e-12
@@ -43,7 +42,6 @@ class Trial:
 
     feeds: dict[str, NDArray[Any]]
     outputs: list[NDArray[Any]]
-    moments: RawMoments
 
 
 def gain(wanted: Moments, own: Moments) -> Vector:
@@ -70,6 +68,21 @@ def matched(neuron: Neuron, wanted: Moments, own: Moments) -> Neuron:
     )
 
 
+def averaged(batches: Iterable[RawMoments]) -> dict[str, Moments]:
+    """The moments of every current over these batches together."""
+    sums: dict[str, MomentSums] = {}
+    for batch in batches:
+        for name, moments in batch.items():
+            sums.setdefault(name, MomentSums()).add(*moments)
+    return {name: found.moments() for name, found in sums.items()}
+
+
+def moments_in(found: Mapping[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Those of one current, among what a run gave."""
+    mean, square = statistics.moment_names(name)
+    return found[mean], found[square]
+
+
 class Matcher:
     """The calibration graph and a session on it; parameters are fed, statistics come back."""
 
@@ -78,39 +91,23 @@ class Matcher:
         net, self._readers = _matching_net(model, neurons)
         self._session = measuring.open_session(net)
 
-    def output_error(self, neurons: Mapping[str, Neuron], trials: Iterable[Trial]) -> float:
-        """Squared error of the outputs relative to the reference's, over all trials."""
-        error = energy = 0.0
-        for trial in trials:
-            parameters = self._parameters(neurons, trial.moments)
-            found = self._session.run({**trial.feeds, **parameters}, self._outputs)
-            with np.errstate(over="ignore", invalid="ignore"):  # judged below
-                for name, expected in zip(self._outputs, trial.outputs, strict=True):
-                    error += squared_error(found[name], expected)
-                    energy += float(np.square(expected, dtype=np.float64).sum())
-        share = error / max(energy, _TINY)
-        return share if np.isfinite(share) else np.inf
-
-    def match(
+    def run(
         self,
         neurons: Mapping[str, Neuron],
-        batches: Iterable[tuple[dict[str, NDArray[Any]], RawMoments]],
-    ) -> dict[str, tuple[Moments, Moments]]:
-        """Run batches with what the reference had on each.
+        feeds: Mapping[str, NDArray[Any]],
+        wanted: RawMoments,
+    ) -> tuple[list[NDArray[Any]], RawMoments]:
+        """Run a batch with what the reference had on it.
 
         Returns:
-            Neuron name -> (moments of the reference, own moments behind matched layers),
-            both averaged over these batches.
+            The outputs of the net, and the moments of its own currents behind matched layers.
         """
         firsts = dict.fromkeys(self._readers[name] for name in neurons)
         names = [key for name in firsts for key in statistics.moment_names(name)]
-        sums = {name: (MomentSums(), MomentSums()) for name in neurons}
-        for feeds, wanted in batches:
-            found = self._session.run({**feeds, **self._parameters(neurons, wanted)}, names)
-            for name, (theirs, own) in sums.items():
-                theirs.add(*wanted[name])
-                own.add(*(found[key] for key in statistics.moment_names(self._readers[name])))
-        return {name: (a.moments(), b.moments()) for name, (a, b) in sums.items()}
+        fed = {**feeds, **self._parameters(neurons, wanted)}
+        found = self._session.run(fed, [*self._outputs, *names])
+        own = {name: moments_in(found, self._readers[name]) for name in neurons}
+        return [found[name] for name in self._outputs], own
 
     def _parameters(
         self, neurons: Mapping[str, Neuron], moments: RawMoments

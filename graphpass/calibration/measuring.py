@@ -59,6 +59,20 @@ class Measuring:
                 yield step.feeds
                 advance(count(step.feeds))
 
+    def chosen_batches(
+        self, title: str, samples: Mapping[int, int]
+    ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """The feeds of some batches, by the number of each, with the progress told.
+
+        Args:
+            title: what they are for.
+            samples: number of the batch -> samples in it.
+        """
+        advance = self.progress(title, sum(samples.values()))
+        for number, step in self.data.chosen_batches(self.batch, samples):
+            yield number, step.feeds
+            advance(samples[number])
+
 
 def count(feeds: Mapping[str, NDArray[Any]]) -> int:
     """Samples in a batch."""

@@ -9,27 +9,29 @@
    the images, without labels: rare large currents matter more to the output than to the
    squared error of a layer, the more so the more steps there are. Where few currents were
    recorded, thresholds leave room for larger ones (`tails`), beyond the maximum.
-3. One pass of the spiking net matches the mean and spread of every current to the
-   reference, layer after layer inside one graph (`matching`); averages over batches are
-   frozen into threshold and shift.
+3. The spiking net matches the mean and spread of every current to the reference, layer after
+   layer inside one graph (`matching`), on at most some dozens of the batches, those of the
+   trials among them; averages over batches are frozen into threshold and shift.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphpass.calibration import matching, recording, tails, threshold_rules
 from graphpass.calibration.measuring import Measuring
-from graphpass.calibration.moments import Vector
+from graphpass.calibration.moments import Moments, Vector
 from graphpass.calibration.recording import Recording
 from graphpass.model import Model
 from graphpass.neurons import Neuron
+from graphpass_runtime.output_error import squared_error
+
+_TINY = 1e-12
 
 #: The rule of thresholds that is chosen by trial, and the fixed ones.
 BLEND = "blend"
@@ -53,10 +55,10 @@ def calibrate(
         threshold: one of `THRESHOLDS`.
 
     Returns:
-        The neurons, and a summary in plain JSON values: samples, the cost in passes over
-        them, and of a blend the one that was chosen and the relative squared error of the
-        output for every blend that was tried (where it did not overflow); its trials are
-        counted by their share of a pass.
+        The neurons, and a summary in plain JSON values: samples, how often the net ran over
+        them (on some of them, by their share), and of a blend the one that was chosen and the
+        relative squared error of the output for every blend that was tried (where it did not
+        overflow).
     """
     blends = threshold == BLEND
     seen = recording.record(model, measuring, _trials_of(measuring.data.samples) if blends else 0)
@@ -67,17 +69,20 @@ def calibrate(
         "batch": measuring.batch,
         "samples": seen.samples,
     }
-    errors: dict[float, float] = {}
+    best = Judged()
+    ran = seen.samples
     if blends:
         best, errors = best_blend(seen, shares, matcher, measuring)
-        shares = blended(shares, best)
+        shares = blended(shares, best.blend)
         finite = {str(b): float(f"{e:.4g}") for b, e in errors.items() if math.isfinite(e)}
-        summary |= {"blend": best, "errors": finite}
+        summary |= {"blend": best.blend, "errors": finite}
+        ran += len(errors) * seen.kept
     chosen = with_thresholds(seen, shares)
-    moments = matcher.match(chosen, paired_batches(measuring, seen))
-    trials = len(errors) * seen.kept / max(1, seen.samples)
-    summary["passes"] = round(2 + trials, 2)
-    return tuple(matching.matched(n, *moments[n.name]) for n in chosen.values()), summary
+    own = own_moments(seen, chosen, matcher, measuring, best.moments)
+    ran += sum(size for number, size in seen.sizes.items() if number not in best.moments)
+    summary["passes"] = round(ran / max(1, seen.samples), 2)
+    wanted = seen.moments()
+    return tuple(matching.matched(n, wanted[n.name], own[n.name]) for n in chosen.values()), summary
 
 
 def _trials_of(samples: int | None) -> int:
@@ -88,14 +93,27 @@ def _trials_of(samples: int | None) -> int:
 
 def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:
     """Thresholds by one of `threshold_rules.RULES`, as shares of the largest currents."""
-    shares = {}
+    shares, moments = {}, seen.moments()
     for name, neuron in seen.neurons.items():
         histogram = seen.histograms[name]
         unseen = tails.unseen(histogram, seen.fractions[name]) if name in seen.unbounded else None
-        shares[name] = threshold_rules.RULES[rule](
-            histogram, seen.moments(name), neuron.levels, unseen
-        )
+        shares[name] = threshold_rules.RULES[rule](histogram, moments[name], neuron.levels, unseen)
     return shares
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A blend on the trials.
+
+    Attributes:
+        blend: between the threshold of least squared error and the maximum.
+        error: squared error of the outputs relative to the reference's.
+        moments: of the net's own currents, on each trial.
+    """
+
+    blend: float = BLENDS[0]
+    error: float = math.inf
+    moments: Mapping[int, matching.RawMoments] = field(default_factory=dict)
 
 
 def best_blend(
@@ -103,23 +121,38 @@ def best_blend(
     shares: Mapping[str, Vector],
     matcher: matching.Matcher,
     measuring: Measuring,
-) -> tuple[float, dict[float, float]]:
+) -> tuple[Judged, dict[float, float]]:
     """The blend that errs least on the trials, and how much each errs.
 
     The error falls towards the best blend and rises behind it: where it rises, the trials end.
     """
     errors: dict[float, float] = {}
-    best = BLENDS[0]
+    best = Judged()
     advance = measuring.progress("choosing thresholds", len(BLENDS) * seen.kept)
     for blend in BLENDS:
-        neurons = with_thresholds(seen, blended(shares, blend))
-        errors[blend] = matcher.output_error(neurons, seen.trials)
+        found = _judge(blend, with_thresholds(seen, blended(shares, blend)), seen, matcher)
+        errors[blend] = found.error
         advance(seen.kept)
-        if errors[blend] > errors[best]:
+        if found.error > best.error:
             break
-        best = blend
+        best = found
     advance((len(BLENDS) - len(errors)) * seen.kept)
     return best, errors
+
+
+def _judge(
+    blend: float, neurons: Mapping[str, Neuron], seen: Recording, matcher: matching.Matcher
+) -> Judged:
+    error = energy = 0.0
+    moments = {}
+    for number, trial in seen.trials.items():
+        outputs, moments[number] = matcher.run(neurons, trial.feeds, seen.paired[number])
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            for found, expected in zip(outputs, trial.outputs, strict=True):
+                error += squared_error(found, expected)
+                energy += float(np.square(expected, dtype=np.float64).sum())
+    share = error / max(energy, _TINY)
+    return Judged(blend, share if math.isfinite(share) else math.inf, moments)
 
 
 def blended(shares: Mapping[str, Vector], blend: float) -> dict[str, Vector]:
@@ -143,10 +176,24 @@ def with_thresholds(seen: Recording, shares: Mapping[str, Vector]) -> dict[str, 
     return result
 
 
-def paired_batches(
-    measuring: Measuring, seen: Recording
-) -> Iterator[tuple[dict[str, NDArray[Any]], matching.RawMoments]]:
-    """The batches that the reference's moments were kept for."""
-    for index, feeds in enumerate(measuring.batches("matching currents")):
-        if index in seen.paired:
-            yield feeds, seen.paired[index]
+def own_moments(
+    seen: Recording,
+    neurons: Mapping[str, Neuron],
+    matcher: matching.Matcher,
+    measuring: Measuring,
+    known: Mapping[int, matching.RawMoments],
+) -> dict[str, Moments]:
+    """Moments of the net's own currents behind matched layers, over the paired batches.
+
+    Args:
+        seen: what the reference had on these batches.
+        neurons: with thresholds and amplitudes.
+        matcher: runs the net.
+        measuring: gives the batches.
+        known: what these neurons' currents have on some of them already.
+    """
+    found = dict(known)
+    left = {number: size for number, size in seen.sizes.items() if number not in known}
+    for number, feeds in measuring.chosen_batches("matching currents", left):
+        _, found[number] = matcher.run(neurons, feeds, seen.paired[number])
+    return matching.averaged(found[number] for number in sorted(found))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 from graphpass.calibration import statistics
-from graphpass.calibration.histogram import Histogram
-from graphpass.calibration.matching import RawMoments, Trial
+from graphpass.calibration.histogram import Histogram, Tally
+from graphpass.calibration.matching import RawMoments, Trial, averaged, moments_in
 from graphpass.calibration.measuring import Measuring, count
-from graphpass.calibration.moments import Moments, MomentSums
+from graphpass.calibration.moments import Moments
 from graphpass.calibration.reference import (
     currents_of,
     neurons_of,
@@ -42,8 +40,8 @@ class Recording:
         fractions: share of each neuron's currents that are looked at.
         histograms: distribution of each current's positive part.
         paired: moments of every current on some batches, by the batch's number.
+        sizes: samples in each of these.
         trials: the first of these batches, with the reference's outputs.
-        kept: samples in the trials.
         samples: samples in all.
     """
 
@@ -52,16 +50,18 @@ class Recording:
     fractions: dict[str, float]
     histograms: dict[str, Histogram]
     paired: dict[int, RawMoments] = field(default_factory=dict)
-    trials: list[Trial] = field(default_factory=list)
-    kept: int = 0
+    sizes: dict[int, int] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
     samples: int = 0
 
-    def moments(self, name: str) -> Moments:
-        """Of a neuron's current, over the paired batches."""
-        sums = MomentSums()
-        for found in self.paired.values():
-            sums.add(*found[name])
-        return sums.moments()
+    @property
+    def kept(self) -> int:
+        """Samples in the trials."""
+        return sum(self.sizes[number] for number in self.trials)
+
+    def moments(self) -> dict[str, Moments]:
+        """Of every neuron's current, over the paired batches."""
+        return averaged(self.paired.values())
 
 
 def record(model: Model, measuring: Measuring, keep: int) -> Recording:
@@ -78,29 +78,22 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
     session = measuring.open_session(net)
     firsts = list(dict.fromkeys(readers.values()))
     names = [name for n in firsts for name in (sample_name(n), *statistics.moment_names(n))]
-    histograms = {name: Histogram.empty(neurons[name].threshold) for name in firsts}
+    tallies = {name: Tally(neurons[name].threshold) for name in firsts}
     result = Recording(neurons, unbounded_of(model), fractions, {})
     stride = _stride(measuring.data.samples, measuring.batch)
     for index, feeds in enumerate(measuring.batches("recording currents")):
         found = session.run(feeds, [*outputs, *names])
-        for name, histogram in histograms.items():
-            axis = neurons[name].channel_axis
-            histograms[name] = histogram.add(found[sample_name(name)], axis)
+        for name, tally in tallies.items():
+            tally.add(found[sample_name(name)], neurons[name].channel_axis)
         if index % stride == 0 and len(result.paired) < 2 * _PAIRED:
-            moments = {name: _pair(found, first) for name, first in readers.items()}
-            result.paired[index] = moments
+            moments = {name: moments_in(found, first) for name, first in readers.items()}
+            result.paired[index], result.sizes[index] = moments, count(feeds)
             if result.kept < keep:
-                trial = Trial(feeds, [found[key] for key in outputs], moments)
-                result.trials.append(trial)
-                result.kept += count(feeds)
+                result.trials[index] = Trial(feeds, [found[key] for key in outputs])
         result.samples += count(feeds)
+    histograms = {name: tally.histogram() for name, tally in tallies.items()}
     result.histograms |= {name: histograms[first] for name, first in readers.items()}
     return result
-
-
-def _pair(found: dict[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    mean, square = statistics.moment_names(name)
-    return found[mean], found[square]
 
 
 def _stride(samples: int | None, batch: int) -> int:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphpass.calibration.histogram import BINS, Histogram
+from graphpass.calibration.histogram import BINS, Histogram, Tally
+
+
+def counted(bound: np.ndarray, *batches: np.ndarray, axis: int | None = 1) -> Histogram:
+    tally = Tally(bound)
+    for batch in batches:
+        tally.add(batch, axis)
+    return tally.histogram()
 
 
 @pytest.fixture
@@ -16,7 +23,7 @@ def currents() -> np.ndarray:
 
 def test_counts_are_those_of_numpy_for_positive_currents(currents):
     bound = currents.max(axis=(0, 2, 3))
-    found = Histogram.empty(bound).add(currents, channel_axis=1)
+    found = counted(bound, currents)
     for channel in range(3):
         values = currents[:, channel].astype(np.float64)
         wanted, _ = np.histogram(values[values > 0], bins=BINS, range=(0, bound[channel]))
@@ -26,29 +33,45 @@ def test_counts_are_those_of_numpy_for_positive_currents(currents):
 
 
 def test_larger_currents_are_counted_in_the_last_bin():
-    found = Histogram.empty(np.ones(1, np.float32)).add(np.full((2, 4), 7.0, np.float32), None)
+    found = counted(np.ones(1, np.float32), np.full((2, 4), 7.0, np.float32), axis=None)
     assert found.counts[0, -1] == 8
 
 
 def test_merging_shards_in_any_order_gives_the_same_counts(currents):
-    empty = Histogram.empty(np.full(3, 2.0, np.float32))
-    whole = empty.add(currents, 1)
-    first, second = empty.add(currents[:13], 1), empty.add(currents[13:], 1)
+    bound = np.full(3, 2.0, np.float32)
+    whole = counted(bound, currents)
+    first, second = counted(bound, currents[:13]), counted(bound, currents[13:])
     assert np.array_equal(first.merge(second).counts, whole.counts)
     assert np.array_equal(second.merge(first).counts, whole.counts)
 
 
 def test_memory_does_not_depend_on_the_number_of_images(currents):
-    once = Histogram.empty(np.full(3, 2.0, np.float32)).add(currents, 1)
-    often = once.add(currents, 1).add(currents, 1)
-    assert often.counts.nbytes == once.counts.nbytes
+    tally, waiting = Tally(np.full(3, 2.0, np.float32)), []
+    for _ in range(50):
+        tally.add(currents, 1)
+        waiting.append(sum(places.size for places in tally._waiting))
+    assert 0 < max(waiting) < 3 * BINS  # fewer than there are bins, and counted again and again
+    assert waiting.count(0) > 10
+    once = counted(np.full(3, 2.0, np.float32), currents)
+    np.testing.assert_array_equal(tally.histogram().counts, 50 * once.counts)
+
+
+def test_what_was_counted_can_be_read_in_between(currents):
+    tally = Tally(np.full(3, 2.0, np.float32))
+    assert tally.histogram().counts.sum() == 0
+    tally.add(currents[:13], 1)
+    half = tally.histogram()
+    before = half.counts.copy()
+    tally.add(currents[13:], 1)
+    np.testing.assert_array_equal(half.counts, before)
+    assert tally.histogram().counts.sum() == (currents > 0).sum()
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("bound", [1e-45, 1e-38])
 def test_bound_near_zero(bound):
     currents = np.array([[-1.0], [0.0], [1e-45], [1.0], [3e38]], np.float32)
-    found = Histogram.empty(np.full(1, bound, np.float32)).add(currents, 1)
+    found = counted(np.full(1, bound, np.float32), currents)
     assert found.counts.sum() == 3
     assert found.counts[0, -1] >= 2
 
@@ -57,5 +80,5 @@ def test_bound_near_zero(bound):
 def test_a_channel_that_hardly_fires_far_below_zero() -> None:
     """Billions of bins below the first one: left out like all that is not positive."""
     bound = np.array([1e-6], np.float32)
-    far = Histogram.empty(bound).add(np.array([[-1e6], [5e-7]], np.float32), 1)
+    far = counted(bound, np.array([[-1e6], [5e-7]], np.float32))
     assert far.counts.sum() == far.counts[0, BINS // 2 - 1 : BINS // 2 + 1].sum() == 1

@@ -10,6 +10,8 @@ import pytest
 
 from graphpass import Session, convert
 from graphpass.calibration import optimal
+from graphpass.calibration.matching import Trial
+from graphpass.model import load
 from graphpass_models.digits import INPUT_NAME, digits_model_path, load_digits
 from graphpass_runtime.errors import OptionError
 
@@ -65,26 +67,51 @@ def test_summary_says_what_was_chosen_and_what_it_cost(batches, tmp_path):
     assert summary["rule"] == "optimal"
     assert summary["samples"] == 640
     assert summary["errors"][str(summary["blend"])] == min(summary["errors"].values())
-    assert 2.0 < summary["passes"] <= 4.0
+    trials = 64 * len(summary["errors"])
+    assert summary["passes"] == round((640 + trials + 640 - 64) / 640, 2)
 
 
 def test_trials_end_where_the_error_rises(monkeypatch):
     tried = []
+    shares = {0.0: np.inf, 0.125: 0.3, 0.25: 0.3, 0.5: 0.4, 1.0: 0.1}
 
     class Matcher:
-        def output_error(self, blend, _trials):
+        def run(self, blend, feeds, wanted):
             tried.append(blend)
-            return {0.0: np.inf, 0.125: 0.3, 0.25: 0.3, 0.5: 0.4, 1.0: 0.1}[blend]
+            return [feeds + np.float32(np.sqrt(shares[blend]))], wanted + blend
 
     monkeypatch.setattr(optimal, "blended", lambda _shares, blend: blend)
     monkeypatch.setattr(optimal, "with_thresholds", lambda _seen, blend: blend)
     told: list[int] = []
     measuring = SimpleNamespace(progress=lambda _title, _total: told.append)
-    seen = SimpleNamespace(kept=32, trials=[])
+    one = np.ones(1, np.float32)
+    seen = SimpleNamespace(kept=32, trials={7: Trial(one, [one])}, paired={7: 10.0})
     best, errors = optimal.best_blend(seen, {}, Matcher(), measuring)
-    assert (best, list(errors)) == (0.25, tried)
+    assert errors == pytest.approx({b: shares[b] for b in tried}, rel=1e-5)
     assert tried == [0.0, 0.125, 0.25, 0.5]
+    assert (best.blend, best.error, best.moments) == (0.25, errors[0.25], {7: 10.25})
     assert sum(told) == len(optimal.BLENDS) * 32  # the progress bar ends full
+
+
+def test_currents_of_the_trials_are_not_measured_again(batches, tmp_path, monkeypatch):
+    """What the best blend's trials gave is what a run for it alone gives."""
+    stages = tmp_path / "stages"
+    convert(
+        digits_model_path(), tmp_path / "snn.onnx", steps=4, data=batches, stages=stages, threads=1
+    )
+    known, own_moments = [], optimal.own_moments
+
+    def again(seen, neurons, matcher, measuring, given):
+        known.append(list(given))
+        return own_moments(seen, neurons, matcher, measuring, {})
+
+    monkeypatch.setattr(optimal, "own_moments", again)
+    convert(stages / "2-daqcfs.onnx", tmp_path / "again.onnx", data=batches, threads=1)
+    assert known == [[0, 1]]  # of 32 images each, an eighth of all and at most 64
+    records = [load(tmp_path / name).record for name in ("snn.onnx", "again.onnx")]
+    for once, twice in zip(records[0].neurons, records[1].neurons, strict=True):
+        np.testing.assert_array_equal(once.shift, twice.shift)
+        np.testing.assert_array_equal(once.threshold, twice.threshold)
 
 
 @pytest.mark.parametrize("threshold", optimal.THRESHOLDS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphpass.calibration import tails, threshold_rules
-from graphpass.calibration.histogram import Histogram
+from graphpass.calibration.histogram import Histogram, Tally
 
 _CHANNELS = 2000
 
@@ -19,9 +19,9 @@ def _drawn(shape: str, count: int, seed: int) -> np.ndarray:
 
 
 def _histogram(samples: np.ndarray) -> Histogram:
-    return Histogram.empty(samples.max(axis=0).astype(np.float32)).add(
-        samples.astype(np.float32), 1
-    )
+    tally = Tally(samples.max(axis=0).astype(np.float32))
+    tally.add(samples.astype(np.float32), 1)
+    return tally.histogram()
 
 
 def test_mean_excess_is_that_of_an_exponential_tail():
@@ -47,9 +47,7 @@ def test_values_that_reach_a_bound_have_no_tail():
 
 
 def test_the_next_below_a_current_that_fired_once_is_zero():
-    histogram = Histogram.empty(np.ones(1, np.float32)).add(
-        np.array([[1.0], [-1.0]], np.float32), 1
-    )
+    histogram = _histogram(np.array([[1.0], [-1.0]]))
     assert tails.mean_excess(histogram)[0] == pytest.approx(1 / 3, rel=1e-3)
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from graphpass.calibration import threshold_rules
-from graphpass.calibration.histogram import Histogram
+from graphpass.calibration.histogram import Histogram, Tally
 
 
 def _histogram(samples: np.ndarray) -> Histogram:
-    bound = samples.max(axis=0, keepdims=True).ravel().astype(np.float32)
-    return Histogram.empty(bound).add(samples.astype(np.float32), 1)
+    tally = Tally(np.abs(samples.max(axis=0)))
+    tally.add(samples.astype(np.float32), 1)
+    return tally.histogram()
 
 
 def _left(samples: np.ndarray, theta: float, levels: int) -> float:
@@ -56,9 +57,7 @@ def test_percentile_is_that_of_the_positive_currents():
 
 
 def test_a_channel_that_never_fired_keeps_its_threshold():
-    histogram = Histogram.empty(np.ones(2, np.float32)).add(
-        np.array([[1.0, -1.0], [0.5, -2.0]], np.float32), 1
-    )
+    histogram = _histogram(np.array([[1.0, -1.0], [0.5, -2.0]]))
     assert threshold_rules.squared_error(histogram, 4)[1] == 1.0
     assert threshold_rules.percentile(histogram, 99.0)[1] == 1.0
     assert threshold_rules.amplitude(histogram, np.ones(2), 4)[1] == 0.25

@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,27 @@ def test_hold_out_and_thinned(tmp_path: Path) -> None:
     assert open_data(held, []) is held
     with pytest.raises(DataError, match="too few"):
         held.hold_out(6)
+
+
+def test_chosen_batches_are_those_of_all_and_no_others_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.arange(22, dtype=np.float32), labels=np.arange(22))
+    data = open_data(tmp_path / "x.npz", [TensorSpec("x", np.dtype(np.float32), ("N",))])
+    dicts = [dict(batch.feeds) for batch in data.batches(5)]
+    for given in (data, open_data(dicts, [TensorSpec("x", np.dtype(np.float32), ("N",))])):
+        found = dict(given.chosen_batches(5, {4, 1, 9}))
+        assert list(found) == [1, 4]
+        assert found[1].feeds["x"].tolist() == [5, 6, 7, 8, 9]
+        assert found[4].feeds["x"].tolist() == [20, 21]
+        assert list(given.chosen_batches(5, ())) == []
+        with pytest.raises(OptionError, match="batch size is 0"):
+            given.chosen_batches(0, {1})
+    read: list[float] = []
+    choose = data._choose
+    assert choose is not None
+
+    def watched(rows: np.ndarray) -> Dataset:
+        read.extend(rows.tolist())
+        return choose(rows)
+
+    dict(replace(data, _choose=watched).chosen_batches(5, {1}))
+    assert read == [5, 6, 7, 8, 9]
