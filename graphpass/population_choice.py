@@ -3,12 +3,16 @@
 Rounding costs accuracy in all layers alike, but what a spike sets off differs by orders of
 magnitude between them. Over connections that skip layers, in front of depthwise layers,
 narrowing pointwise ones and classifiers, more spikes are nearly free.
+
+The squared error of rounding is proportional to 1/n^2 for n neurons, so that a second one
+removes 3/4 of it, a third one 5/36: each neuron goes where the most is removed for the work.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -45,19 +49,33 @@ def choose_populations(
     }
     skips = find_skipping(model, sizes)
     chosen = {populations.skip_name(name): sizes[name] for name in skips}
-    work = known_work(model, sizes)
-    left = _MORE * sum(work.values())
-    for name in sorted(work, key=lambda name: work[name]):
-        left -= work[name] * (sizes[name] - 1)
-        if left <= 0:
-            break
-        chosen[name] = sizes[name]
+    chosen |= _affordable(known_work(model, sizes), sizes)
     taken = model.graph.tensors()
     return {
         name: size
         for name, size in chosen.items()
         if size > 1 and taken.keys().isdisjoint(populations.member_names(name, size))
     }
+
+
+def _affordable(work: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+    """The neurons that the work leaves room for, at most these sizes."""
+    neurons = dict.fromkeys(work, 1)
+    left = _MORE * sum(work.values())
+    waiting = [(_cost(work[name], 1), name) for name in work]
+    heapq.heapify(waiting)
+    while waiting:
+        _, name = heapq.heappop(waiting)
+        if neurons[name] < sizes[name] and work[name] <= left:
+            left -= work[name]
+            neurons[name] += 1
+            heapq.heappush(waiting, (_cost(work[name], neurons[name]), name))
+    return neurons
+
+
+def _cost(work: int, neurons: int) -> float:
+    """What one neuron more costs, for the squared error that it removes."""
+    return work / (1 / neurons**2 - 1 / (neurons + 1) ** 2)
 
 
 def _size(node: gs.Node, steps: int, most: int) -> int:

@@ -81,10 +81,21 @@ def test_skips_and_what_sets_off_next_to_no_work(stage1: Callable[..., Model]) -
 def test_up_to_a_tenth_more_work(stage1: Callable[..., Model]) -> None:
     text = """g (float[N,8] x) => (float[N,SIZE] y) {
         a = Gemm (x, u) r = Relu (a) b = Gemm (r, v) e = Relu (b) y = Gemm (e, z) }"""
-    for size, expected in ((3, {"e": 3}), (4, {})):  # of 640 + 10 size operations
+    for size, expected in ((3, {"e": 3}), (4, {"e": 2}), (7, {"e": 2}), (8, {})):
+        # of 640 + 10 size operations, 10 size for each neuron more
         shapes = {"u": (8, 64), "v": (64, 10), "z": (10, size)}
         weights = {name: np.ones(shape) for name, shape in shapes.items()}
         assert chosen(stage1(text.replace("SIZE", str(size)), **weights), 3) == expected
+
+
+def test_second_neurons_go_before_third_ones(stage1: Callable[..., Model]) -> None:
+    text = """g (float[N,8] x) => (float[N,5] y) { a = Gemm (x, u) r = Relu (a) b = Gemm (r, v)
+        e = Relu (b) c = Gemm (e, w) f = Relu (c) y = Gemm (f, z) }"""
+    for width, expected in ((1, {"e": 3, "f": 3}), (4, {"e": 2, "f": 2}), (11, {"f": 3})):
+        # of 640 + 15 width operations, 10 width for each neuron more in e and 5 width in f
+        sizes = {"u": (8, 64), "v": (64, 10), "w": (10, width), "z": (width, 5)}
+        weights = {name: np.ones(shape) for name, shape in sizes.items()}
+        assert chosen(stage1(text, **weights), 3) == expected
 
 
 @pytest.mark.parametrize(
