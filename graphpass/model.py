@@ -233,6 +233,15 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 def _exported(model: Model) -> onnx.ModelProto:
     """With references for all weights but the smallest."""
+    proto = _without_metadata(model)
+    own = model.record.to_props() if model.record else {}
+    for key, value in {**model.props, **own}.items():
+        proto.metadata_props.add(key=key, value=value)
+    return proto
+
+
+def _without_metadata(model: Model) -> onnx.ModelProto:
+    """The same but for what the file says of itself: long lists of numbers, one per channel."""
     graph = model.graph
     levels = [graph, *graph.subgraphs(recursive=True)]
     called = {n.op for level in levels for n in level.nodes if n.domain == dialect.DOMAIN}
@@ -246,9 +255,6 @@ def _exported(model: Model) -> onnx.ModelProto:
             setattr(proto, key, value)
     oldest = _OLDEST_IR_WITH_FUNCTIONS if functions else 4  # 4: weights need not be inputs
     proto.ir_version = min(max(model.header.get("ir_version", 0), oldest), _NEWEST_IR)
-    own = model.record.to_props() if model.record else {}
-    for key, value in {**model.props, **own}.items():
-        proto.metadata_props.add(key=key, value=value)
     _name_apart(proto)
     for written, node in zip(proto.graph.node, graph.nodes, strict=True):
         if notes := getattr(node, _NOTES, None):
@@ -292,7 +298,7 @@ def infer_shapes(model: Model) -> None:
     refuses.
     """
     try:
-        shape_inference.fill_in(model.graph, _exported(model))
+        shape_inference.fill_in(model.graph, _without_metadata(model))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         log.info("%s: shape inference failed: %s", model.name, first_line(error))
 

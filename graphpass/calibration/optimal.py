@@ -69,20 +69,19 @@ def calibrate(
         "batch": measuring.batch,
         "samples": seen.samples,
     }
-    best = Judged()
-    ran = seen.samples
     if blends:
         best, errors = best_blend(seen, shares, matcher, measuring)
-        shares = blended(shares, best.blend)
         finite = {str(b): float(f"{e:.4g}") for b, e in errors.items() if math.isfinite(e)}
         summary |= {"blend": best.blend, "errors": finite}
-        ran += len(errors) * seen.kept
-    chosen = with_thresholds(seen, shares)
-    own = own_moments(seen, chosen, matcher, measuring, best.moments)
-    ran += sum(size for number, size in seen.sizes.items() if number not in best.moments)
+    else:
+        best, errors = Judged(with_thresholds(seen, shares)), {}
+    own = own_moments(seen, best.neurons, matcher, measuring, best.moments)
+    left = sum(size for number, size in seen.sizes.items() if number not in best.moments)
+    ran = seen.samples + len(errors) * seen.kept + left
     summary["passes"] = round(ran / max(1, seen.samples), 2)
     wanted = seen.moments()
-    return tuple(matching.matched(n, wanted[n.name], own[n.name]) for n in chosen.values()), summary
+    neurons = best.neurons.values()
+    return tuple(matching.matched(n, wanted[n.name], own[n.name]) for n in neurons), summary
 
 
 def _trials_of(samples: int | None) -> int:
@@ -103,14 +102,16 @@ def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A blend on the trials.
+    """Thresholds, and what the trials say of them.
 
     Attributes:
+        neurons: with these thresholds.
         blend: between the threshold of least squared error and the maximum.
         error: squared error of the outputs relative to the reference's.
         moments: of the net's own currents, on each trial.
     """
 
+    neurons: Mapping[str, Neuron]
     blend: float = BLENDS[0]
     error: float = math.inf
     moments: Mapping[int, matching.RawMoments] = field(default_factory=dict)
@@ -127,7 +128,7 @@ def best_blend(
     The error falls towards the best blend and rises behind it: where it rises, the trials end.
     """
     errors: dict[float, float] = {}
-    best = Judged()
+    best = Judged({})
     advance = measuring.progress("choosing thresholds", len(BLENDS) * seen.kept)
     for blend in BLENDS:
         found = _judge(blend, with_thresholds(seen, blended(shares, blend)), seen, matcher)
@@ -152,7 +153,7 @@ def _judge(
                 error += squared_error(found, expected)
                 energy += float(np.square(expected, dtype=np.float64).sum())
     share = error / max(energy, _TINY)
-    return Judged(blend, share if math.isfinite(share) else math.inf, moments)
+    return Judged(neurons, blend, share if math.isfinite(share) else math.inf, moments)
 
 
 def blended(shares: Mapping[str, Vector], blend: float) -> dict[str, Vector]:
