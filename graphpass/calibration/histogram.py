@@ -50,8 +50,8 @@ class Tally:
         # Behind a bound near zero this overflows: rightly to the last bin where a row is
         # positive, and to no number only where it is not, and left out.
         with np.errstate(over="ignore", invalid="ignore"):
-            place = rows * (BINS / self._bound)[:, None].astype(np.float32)
-            place = np.minimum(place, np.float32(BINS - 1), out=place).astype(np.int32)
+            scaled = rows * (BINS / self._bound)[:, None].astype(np.float32)
+            place = np.minimum(scaled, np.float32(BINS - 1), out=scaled).astype(np.int32)
         place += (np.arange(channels, dtype=np.int32) * BINS)[:, None]
         # Indices, for a mask takes longer; and where they are, for the bins of a wide layer
         # outnumber the currents of a batch, and a bincount would write them all.
