@@ -27,6 +27,7 @@ from graphpass import Session, convert
 from graphpass_runtime.model_data import open_model_data
 
 _PARTS = {
+    "measuring sensitivities": "sensitivities",
     "recording currents": "recording",
     "choosing thresholds": "trials",
     "matching currents": "matching",

@@ -44,6 +44,7 @@ class ConversionRun:
         self._model = model
         self._options = options
         self._data: Dataset | None = None
+        self._fixed_batch: int | None = None
         self.diagnosis: Diagnosis | None = None
         self._start: Model | None = None
 
@@ -96,6 +97,14 @@ class ConversionRun:
             return {}
         currents = stages.read_by_functions(self._model, plan)
         return record_extremes(self._model, currents, measuring)
+
+    def sensitivities(self) -> Mapping[str, float]:
+        """How much each activation's rounding matters, if that is asked for and possible."""
+        if self._options.chosen_population == 1 or not self._options.rereadable:
+            return {}
+        measuring = self.measuring(True)
+        assert measuring is not None, "asked for"
+        return stages.measure_sensitivities(self._model, measuring)
 
     def calibration(self) -> Calibration:
         """What finds the neurons of stage 3."""
@@ -156,8 +165,8 @@ class ConversionRun:
                 where=self._model.name,
                 remedy="give --data" + ("" if names else self._without_data()),
             )
-        session = self._open_session(to_proto(self._model))
         if self._data is None:
+            session = self._open_session(to_proto(self._model))
             self._data = open_model_data(
                 chosen.data,
                 session.inputs,
@@ -166,12 +175,14 @@ class ConversionRun:
                 chosen.samples,
             )
             check_fed(self._model, self._data)
+            self._fixed_batch = session.batch
         rule = RULES.get(chosen.calibrate, RULES["paper"])
         wanted_batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
-        batch = session.batch or wanted_batch
+        batch = self._fixed_batch or wanted_batch
         training = Training(chosen.epochs, chosen.seed, chosen.threads)
         return Measuring(
-            self._data, batch, chosen.passes, self._open_session, chosen.progress, training
+            *(self._data, batch, chosen.passes, self._open_session, chosen.progress, training),
+            batch_fixed=self._fixed_batch is not None,
         )
 
     def _without_data(self) -> str:

@@ -120,7 +120,7 @@ class Options:
 
     @property
     def chosen_population(self) -> int:
-        """Neurons for each value, where that costs next to nothing; the paper has one."""
+        """Neurons for each value, where that pays; the paper has one."""
         default = 1 if self.calibrate in ("paper", "none") else DEFAULT_POPULATION
         return self.population or default
 

@@ -132,10 +132,11 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 between ``mse`` (least squared error) and ``max``, chosen by trial;
                 ``percentile`` (99.9 % of the positive currents stay below); or ``gaussian``
                 (least squared error for a normal current; the only one without data).
-            population: neurons for each value, 1 to 16, where more of them cost next to
-                nothing (`graphpass.populations`): over residual connections, and in the
-                layers whose spikes set off least, up to a tenth more synaptic operations.
-                3 by default, 1 with ``paper`` and ``none``.
+            population: neurons for each value, 1 to 16, where more of them help most for
+                what they cost (`graphpass.populations`): over residual connections, and in
+                layers whose rounding reaches the output (measured, where there is data), up
+                to a fifth more synaptic operations. 3 by default, 1 with ``paper`` and
+                ``none``.
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
             rounded_currents: of quantised networks, what becomes of currents that are
@@ -184,7 +185,10 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
         stages.bound(model, plan, run.maxima(plan), run.extremes(plan))
         run.keep_stage()
     if start in (None, Stage.NORMALISED, Stage.CLIP):
-        stages.quantise(model, run.need_steps(), run.levels(), chosen.chosen_population)
+        stages.quantise(
+            *(model, run.need_steps(), run.levels(), chosen.chosen_population),
+            run.sensitivities(),
+        )
         run.keep_stage()
     if start is not Stage.CALIBRATED:
         wanted = chosen.calibrate in RULES and not stages.lossless(model)

@@ -1,11 +1,9 @@
-"""Where several neurons share each value: wherever that costs next to nothing.
+"""Where several neurons share each value: where that helps most for what it costs.
 
-Rounding costs accuracy in all layers alike, but what a spike sets off differs by orders of
-magnitude between them. Over connections that skip layers, in front of depthwise layers,
-narrowing pointwise ones and classifiers, more spikes are nearly free.
-
-The squared error of rounding is proportional to 1/n^2 for n neurons, so that a second one
-removes 3/4 of it, a third one 5/36: each neuron goes where the most is removed for the work.
+What rounding costs at the output, and what a spike sets off, both differ between layers by
+orders of magnitude. Over connections that skip layers spikes set off next to nothing: these
+always get populations. The others share a fifth more work. The squared error of rounding is
+proportional to 1/n^2 for n neurons, so that a second one removes 3/4 of it, a third one 5/36.
 """
 
 from __future__ import annotations
@@ -21,12 +19,16 @@ from graphpass.fanout import known_work
 from graphpass.model import Model
 from graphpass.passes.spread_skips import find_skipping
 
-_MORE = 0.1  # synaptic operations, as a share of those with one neuron for each value
+_MORE = 0.2  # synaptic operations, as a share of those with one neuron for each value
 _LARGEST_COUNT = 129  # of a population: in `int8`, larger ones meet coarser weights
 
 
 def choose_populations(
-    model: Model, spiking: Collection[str], firing_steps: Callable[[str], int], most: int
+    model: Model,
+    spiking: Collection[str],
+    firing_steps: Callable[[str], int],
+    most: int,
+    sensitivities: Mapping[str, float],
 ) -> dict[str, int]:
     """The layers that are to be populations.
 
@@ -35,6 +37,8 @@ def choose_populations(
         spiking: the activations that become neurons.
         firing_steps: T of each, by name.
         most: neurons for each value.
+        sensitivities: how much of what each rounds reaches the output
+            (`graphpass.calibration.sensitivity`); alike, where nothing is known.
 
     Returns:
         Name of the activation, or of its skip (`populations.skip_name`) -> number of neurons,
@@ -49,7 +53,7 @@ def choose_populations(
     }
     skips = find_skipping(model, sizes)
     chosen = {populations.skip_name(name): sizes[name] for name in skips}
-    chosen |= _affordable(known_work(model, sizes), sizes)
+    chosen |= _affordable(known_work(model, sizes), sizes, sensitivities)
     taken = model.graph.tensors()
     return {
         name: size
@@ -58,24 +62,28 @@ def choose_populations(
     }
 
 
-def _affordable(work: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+def _affordable(
+    work: Mapping[str, int], sizes: Mapping[str, int], sensitivities: Mapping[str, float]
+) -> dict[str, int]:
     """The neurons that the work leaves room for, at most these sizes."""
     neurons = dict.fromkeys(work, 1)
     left = _MORE * sum(work.values())
-    waiting = [(_cost(work[name], 1), name) for name in work]
+
+    def offer(name: str) -> tuple[float, str]:
+        """What the squared error falls by, for the work of one neuron more; smaller is better."""
+        count = neurons[name]
+        removed = sensitivities.get(name, 1.0) * (1 / count**2 - 1 / (count + 1) ** 2)
+        return -removed / max(1, work[name]), name
+
+    waiting = [offer(name) for name in work]
     heapq.heapify(waiting)
     while waiting:
         _, name = heapq.heappop(waiting)
         if neurons[name] < sizes[name] and work[name] <= left:
             left -= work[name]
             neurons[name] += 1
-            heapq.heappush(waiting, (_cost(work[name], neurons[name]), name))
+            heapq.heappush(waiting, offer(name))
     return neurons
-
-
-def _cost(work: int, neurons: int) -> float:
-    """What one neuron more costs, for the squared error that it removes."""
-    return work / (1 / neurons**2 - 1 / (neurons + 1) ** 2)
 
 
 def _size(node: gs.Node, steps: int, most: int) -> int:

@@ -9,9 +9,9 @@ identity, with v = T (z + shift) / threshold + 1/(2K))::
 Up to stage 3, and wherever counts travel, a population is one layer of K T levels; its
 neurons stand apart where spikes do. Both are the same network.
 
-What skips layers is where that pays: such a connection carries a value to one other neuron,
-so that its spikes set off next to no work; and what it rounds off is rounded again at every
-block, and adds up.
+What skips layers is where that pays first: such a connection carries a value to one other
+neuron, so that its spikes set off next to no work; and what it rounds off is rounded again at
+every block, and adds up. `population_choice` says where else.
 """
 
 from __future__ import annotations

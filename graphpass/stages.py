@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from graphpass import dialect, editing
 from graphpass.activation import upper_bound
+from graphpass.calibration import sensitivity
 from graphpass.calibration.extremes import Extremes
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.ranges import record_currents
@@ -169,11 +170,20 @@ def _bounds_of_functions(
     return verdicts, bounds
 
 
+def measure_sensitivities(model: Model, measuring: Measuring) -> dict[str, float]:
+    """How much of what each activation of stage 1 rounds reaches the output."""
+    names = converted(model)
+    return sensitivity.measure_sensitivities(
+        model, names, infer(model, names, islands=True), measuring
+    )
+
+
 def quantise(
     model: Model,
     steps: int,
     levels: Mapping[str, int] | None = None,
     population: int = 1,
+    sensitivities: Mapping[str, float] | None = None,
 ) -> None:
     """Stage 2: DA-QCFS at T levels, or at the fewer of some, shift 0, amplitude theta/T.
 
@@ -181,13 +191,16 @@ def quantise(
         model: stage 1.
         steps: T.
         levels: time-steps of the neurons that have fewer, by name.
-        population: neurons for each value, where that costs next to nothing.
+        population: neurons for each value, where that pays.
+        sensitivities: of `measure_sensitivities`, where there is data.
 
     Raises:
         OptionError: levels of what is no neuron, or outside of 1 to T.
     """
     fewer, names = levels or {}, converted(model)
-    members = choose_populations(model, names, lambda name: fewer.get(name, steps), population)
+    members = choose_populations(
+        *(model, names, lambda name: fewer.get(name, steps), population, sensitivities or {})
+    )
     run_all(model, [SpreadSkips(members, names)])
     note_populations(model, members)
     names = converted(model)

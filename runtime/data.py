@@ -58,6 +58,7 @@ class Dataset:
     labelled: bool
     _read: Callable[[int], Iterator[Batch]]
     _choose: Callable[[Indices], Dataset] | None = None
+    _thin: Callable[[int], Dataset] | None = None
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Read from the start, the same every time.
@@ -92,7 +93,12 @@ class Dataset:
         return zip(sorted(numbers), batches, strict=False)  # there may be no such batch
 
     def thinned(self, samples: int) -> Dataset:
-        """So many samples, spread evenly; all of them where there are no more."""
+        """So many samples, spread evenly; all of them where there are no more.
+
+        Of an iterable without a length, the first ones; a generator stays as it is.
+        """
+        if self._thin is not None:
+            return self._thin(samples)
         if self._choose is None or self.samples is None:
             return self
         return self._choose(spread(self.samples, samples))
@@ -268,7 +274,11 @@ def _iterated(
                 return  # without asking a generator for more
 
     known = None if count is None else len(spread(count, samples))
-    return Dataset(known, labelled, read)
+
+    def thin(fewer: int) -> Dataset:
+        return _iterated(data, inputs, fewer if samples is None else min(fewer, samples))
+
+    return Dataset(known, labelled, read, _thin=None if once else thin)
 
 
 def _wanted(start: int, length: int, count: int | None, samples: int | None) -> Indices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -67,9 +68,17 @@ def stage1(write_model: Callable[..., Path]) -> Callable[..., Model]:
     return make
 
 
-def chosen(model: Model, most: int, steps: int = 4, **fewer: int) -> Mapping[str, int]:
+def chosen(
+    model: Model,
+    most: int,
+    steps: int = 4,
+    sensitivities: Mapping[str, float] = MappingProxyType({}),
+    **fewer: int,
+) -> Mapping[str, int]:
     names = stages.converted(model)
-    return choose_populations(model, names, lambda name: fewer.get(name, steps), most)
+    return choose_populations(
+        *(model, names, lambda name: fewer.get(name, steps), most, sensitivities)
+    )
 
 
 def test_skips_and_what_sets_off_next_to_no_work(stage1: Callable[..., Model]) -> None:
@@ -78,24 +87,44 @@ def test_skips_and_what_sets_off_next_to_no_work(stage1: Callable[..., Model]) -
     assert chosen(stage1(), 1) == {}
 
 
-def test_up_to_a_tenth_more_work(stage1: Callable[..., Model]) -> None:
+def test_up_to_a_fifth_more_work(stage1: Callable[..., Model]) -> None:
     text = """g (float[N,8] x) => (float[N,SIZE] y) {
         a = Gemm (x, u) r = Relu (a) b = Gemm (r, v) e = Relu (b) y = Gemm (e, z) }"""
-    for size, expected in ((3, {"e": 3}), (4, {"e": 2}), (7, {"e": 2}), (8, {})):
+    for size, expected in ((7, {"e": 3}), (8, {"e": 2}), (16, {"e": 2}), (17, {})):
         # of 640 + 10 size operations, 10 size for each neuron more
         shapes = {"u": (8, 64), "v": (64, 10), "z": (10, size)}
         weights = {name: np.ones(shape) for name, shape in shapes.items()}
         assert chosen(stage1(text.replace("SIZE", str(size)), **weights), 3) == expected
 
 
+TWO = """g (float[N,8] x) => (float[N,5] y) { a = Gemm (x, u) r = Relu (a) b = Gemm (r, v)
+    e = Relu (b) c = Gemm (e, w) f = Relu (c) y = Gemm (f, z) }"""
+
+
+def two(width: int) -> Mapping[str, np.ndarray]:
+    """Weights of 640 + 15 width operations, 10 width for each neuron in e and 5 width in f."""
+    sizes = {"u": (8, 64), "v": (64, 10), "w": (10, width), "z": (width, 5)}
+    return {name: np.ones(shape) for name, shape in sizes.items()}
+
+
 def test_second_neurons_go_before_third_ones(stage1: Callable[..., Model]) -> None:
-    text = """g (float[N,8] x) => (float[N,5] y) { a = Gemm (x, u) r = Relu (a) b = Gemm (r, v)
-        e = Relu (b) c = Gemm (e, w) f = Relu (c) y = Gemm (f, z) }"""
-    for width, expected in ((1, {"e": 3, "f": 3}), (4, {"e": 2, "f": 2}), (11, {"f": 3})):
-        # of 640 + 15 width operations, 10 width for each neuron more in e and 5 width in f
-        sizes = {"u": (8, 64), "v": (64, 10), "w": (10, width), "z": (width, 5)}
-        weights = {name: np.ones(shape) for name, shape in sizes.items()}
-        assert chosen(stage1(text, **weights), 3) == expected
+    for width, expected in (
+        *((1, {"e": 3, "f": 3}), (6, {"e": 2, "f": 3})),
+        *((9, {"e": 2, "f": 2}), (11, {"f": 3})),
+    ):
+        assert chosen(stage1(TWO, **two(width)), 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("sensitive", "expected"),
+    [(1.9, {"f": 3}), (2.1, {"e": 2}), (1000.0, {"e": 2}), (0.0, {"f": 3})],
+)
+def test_where_rounding_matters_most_for_the_work(
+    stage1: Callable[..., Model], sensitive: float, expected: Mapping[str, int]
+) -> None:
+    """A neuron in e costs twice what one in f does."""
+    known = {"e": sensitive, "f": 1.0, "r": 0.0}
+    assert chosen(stage1(TWO, **two(11)), 3, sensitivities=known) == expected
 
 
 @pytest.mark.parametrize(

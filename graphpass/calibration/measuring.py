@@ -41,6 +41,7 @@ class Measuring:
         open_session: runs a graph, as `graphpass.running.open_session`.
         progress: told that a pass starts; what it returns is told the samples of each batch.
         training: for a rule that learns.
+        batch_fixed: no batch may be smaller, the file says.
     """
 
     data: Dataset
@@ -49,6 +50,7 @@ class Measuring:
     open_session: OpenSession
     progress: Progress
     training: Training
+    batch_fixed: bool = False
 
     def batches(self, title: str, passes: int = 1) -> Iterator[dict[str, NDArray[Any]]]:
         """The feeds of every batch, so many times over, with the progress told."""

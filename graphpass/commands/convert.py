@@ -94,9 +94,9 @@ from graphpass_runtime.errors import OptionError
     "--population",
     type=int,
     metavar="N",
-    help="Neurons for each value, where more of them cost next to nothing: over residual"
-    " connections, and in layers whose spikes set off little work. 3 by default, 1 with paper"
-    " and none.",
+    help="Neurons for each value, where more of them help most for what they cost: over"
+    " residual connections, and in layers whose rounding reaches the output. 3 by default, 1"
+    " with paper and none.",
 )
 @options.FIRST_ACTIVATION
 @options.KEEP

@@ -183,7 +183,8 @@ def test_room_above_the_largest_current_only_where_the_net_sets_no_bound(dense, 
     for rule, options in {"none": {"calibrate": "none"}, "mse": {"threshold": "mse"}}.items():
         result = convert(
             *(dense, tmp_path / "snn.onnx"),
-            **{"steps": 64, "data": few[0], "first_activation": "spiking", **options},
+            **{"steps": 64, "data": few[0], "first_activation": "spiking", "population": 1},
+            **options,
         )
         recorded[rule] = {neuron.name: neuron.threshold for neuron in result.record.neurons}
     assert (recorded["mse"]["r"] > 1.1 * recorded["none"]["r"]).mean() > 0.5
