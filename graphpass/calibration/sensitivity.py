@@ -26,7 +26,7 @@ from graphpass_runtime.output_error import squared_error
 # E[y^2] / E[y] is a scale of the positive values, however few they are: of half a normal
 # distribution 1.25 standard deviations, whose best steps are about half of that at T = 4.
 _STEP = 0.5
-_SAMPLES = (2, 16)  # that each activation is rounded on: at least, and at most
+_SAMPLES = (1, 16)  # that each activation is rounded on: at least, and at most
 _NONE = 2.0**-60  # rounding to a power of two so small changes nothing
 
 
@@ -68,10 +68,10 @@ def measure_sensitivities(
 
 
 def _few(measuring: Measuring, layers: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """Batches of so few samples that all runs together cost about a third of a pass."""
+    """Batches of so few samples that all runs together cost about a sixth of a pass."""
     fewest, most = _SAMPLES
     known, data = measuring.data.samples, measuring.data
-    left = most if known is None else min(most, max(fewest, known // (3 * layers)))
+    left = most if known is None else min(most, max(fewest, known // (6 * layers)))
     if not measuring.batch_fixed:
         data = data.thinned(left)
     advance = measuring.progress("measuring sensitivities", left)
