@@ -2,7 +2,7 @@
 
     python benchmarks/population.py --shared ../shared/data > benchmarks/results/DATE-population.md
 
-The same ANN with one neuron for each value and with more where that is cheap
+The same ANN with one neuron for each value, and with more where they help most for their cost
 (`--population`). Neurons, spikes and synaptic operations are those of one image, spikes of the
 test images on average; a synaptic operation is what a spike adds to one neuron of a layer
 that reads it (`graphpass.fanout`), or to the sum behind a skip. Times are ratios to the first

@@ -61,12 +61,14 @@ def test_demo(digits: Digits, tmp_path: Path, bare_run) -> None:
     titles = [title for title, _, _ in progress.told]
     assert titles == [
         "recording thresholds",
+        "measuring sensitivities",
         "recording currents",
         "choosing thresholds",
         "matching currents",
     ] * len(STEPS)
-    passes = {(total, done) for title, total, done in progress.told if "choosing" not in title}
+    passes = {(total, done) for title, total, done in progress.told if "recording" in title}
     assert passes == {(1297, 1297)}
+    assert all(total == done for _, total, done in progress.told)
 
 
 def test_rows_as_json(tmp_path: Path) -> None:
