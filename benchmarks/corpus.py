@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from shared_models import shared_folder
 
 from graphpass import GraphpassError, Session, convert, verify
-from graphpass_runtime.output_error import squared_error
+from graphpass_runtime.output_error import energy, squared_error
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -150,7 +150,7 @@ def _distance(ann: Path, snn: Path, heldout: list[Feeds]) -> float:
         for key, value in wanted.items():
             if np.issubdtype(value.dtype, np.floating):
                 off += squared_error(found[key], value)
-                size += float(np.square(value.astype(np.float64)).sum())
+                size += energy(value)
     if not size:
         return math.inf if off else math.nan
     return math.sqrt(off / size)

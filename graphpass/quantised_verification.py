@@ -31,7 +31,7 @@ from graphpass_runtime.errors import ModelError
 from graphpass_runtime.evaluation import answering
 from graphpass_runtime.metadata import Stage
 from graphpass_runtime.neuron import Neuron
-from graphpass_runtime.output_error import aligned, squared_error
+from graphpass_runtime.output_error import aligned, energy, squared_error
 
 _KIND = "close network, judged by accuracy"
 
@@ -240,7 +240,7 @@ class QuantisedComparison:
         for want, got in zip(expected, found, strict=True):
             if want.dtype.kind == "f":
                 self._error += squared_error(got, want)
-                self._norm += float(np.square(want, dtype=np.float64).sum())
+                self._norm += energy(want)
         self._same += agreeing(expected, found, size)
         result.samples += size
         result.argmax_agreement = self._same / max(1, result.samples)

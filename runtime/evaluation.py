@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, ModelError
 from graphpass_runtime.feeds import Array, TensorSpec
-from graphpass_runtime.output_error import squared_error
+from graphpass_runtime.output_error import energy, squared_error
 from graphpass_runtime.session import Session
 
 _TOP = 5
@@ -168,7 +168,7 @@ class _Tally:
                     remedy="compare a network with the ANN that it came from",
                 )
             self._error += squared_error(got, want)
-            self._norm += float(np.square(want, dtype=np.float64).sum())
+            self._norm += energy(want)
         # As many boxes as a detector finds are no scores of classes.
         found, expected = outputs[self._answer], wanted[self._answer]
         self._answers &= found.shape == expected.shape and found.shape[:1] == (count,)

@@ -21,7 +21,12 @@ def squared_error(found: Array, expected: Array) -> float:
         expected: of the other, of the same rank; see `aligned`.
     """
     found, expected = aligned(found, expected)
-    return float(np.square(found.astype(np.float64) - expected).sum())
+    return energy(found.astype(np.float64) - expected)
+
+
+def energy(array: Array) -> float:
+    """The sum of squares, in float64."""
+    return float(np.square(array, dtype=np.float64).sum())
 
 
 def aligned(found: Array, expected: Array) -> tuple[Array, Array]:

@@ -29,9 +29,7 @@ from graphpass.calibration.moments import Moments, Vector
 from graphpass.calibration.recording import Recording
 from graphpass.model import Model
 from graphpass.neurons import Neuron
-from graphpass_runtime.output_error import squared_error
-
-_TINY = 1e-12
+from graphpass_runtime.output_error import energy, squared_error
 
 #: The rule of thresholds that is chosen by trial, and the fixed ones.
 BLEND = "blend"
@@ -144,15 +142,15 @@ def best_blend(
 def _judge(
     blend: float, neurons: Mapping[str, Neuron], seen: Recording, matcher: matching.Matcher
 ) -> Judged:
-    error = energy = 0.0
+    error = scale = 0.0
     moments = {}
     for number, trial in seen.trials.items():
         outputs, moments[number] = matcher.run(neurons, trial.feeds, seen.paired[number])
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
             for found, expected in zip(outputs, trial.outputs, strict=True):
                 error += squared_error(found, expected)
-                energy += float(np.square(expected, dtype=np.float64).sum())
-    share = error / max(energy, _TINY)
+                scale += energy(expected)
+    share = error / (scale or 1.0)
     return Judged(neurons, blend, share if math.isfinite(share) else math.inf, moments)
 
 

@@ -21,7 +21,7 @@ from graphpass.calibration.measuring import Measuring, count
 from graphpass.model import Model, copied, infer_shapes, to_proto
 from graphpass.passes.spread_skips import SpreadSkips
 from graphpass.timeflow import TimeFlow
-from graphpass_runtime.output_error import squared_error
+from graphpass_runtime.output_error import energy, squared_error
 
 # E[y^2] / E[y] is a scale of the positive values, however few they are: of half a normal
 # distribution 1.25 standard deviations, whose best steps are about half of that at T = 4.
@@ -53,18 +53,19 @@ def measure_sensitivities(
     net = _rounding_net(model, channels, flow)
     moments = [key for name in names for key in statistics.moment_names(name)]
     session = measuring.open_session(net)
-    errors, energy = dict.fromkeys(names, 0.0), 0.0
+    errors, scale = dict.fromkeys(names, 0.0), 0.0
     for feeds in _few(measuring, len(names)):
         fed = feeds | {_step(n): np.full(c, _NONE, np.float32) for n, c in channels.items()}
         found = session.run(fed, [*outputs, *moments])
         for name in names:
             rounded = session.run(fed | {_step(name): _size(found, name)}, outputs)
-            errors[name] += _difference(rounded, found, outputs)
-        energy += _difference(found, {}, outputs)
-    known = bool(np.isfinite([energy, *errors.values()]).all())
-    if not known or energy == 0.0 or max(errors.values()) == 0.0:
+            with np.errstate(over="ignore", invalid="ignore"):  # judged below
+                errors[name] += sum(squared_error(rounded[key], found[key]) for key in outputs)
+        scale += sum(energy(found[key]) for key in outputs)
+    known = bool(np.isfinite([scale, *errors.values()]).all())
+    if not known or scale == 0.0 or max(errors.values()) == 0.0:
         return {}
-    return {name: error / energy for name, error in errors.items()}
+    return {name: error / scale for name, error in errors.items()}
 
 
 def _few(measuring: Measuring, layers: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -97,16 +98,6 @@ def _size(found: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         size = np.float32(_STEP) * square / mean
     return np.where(np.isfinite(size) & (size > 0.0), size, np.float32(_NONE)).astype(np.float32)
-
-
-def _difference(
-    found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]], names: Collection[str]
-) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):  # judged in the end
-        return sum(
-            squared_error(found[name], wanted.get(name, np.zeros_like(found[name])))
-            for name in names
-        )
 
 
 def _rounding_net(model: Model, channels: Mapping[str, int], flow: TimeFlow) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass.diagnosis.substitution import View
+from graphpass_runtime.output_error import energy
 
 _FAINT = 1e-12  # of the error: what the signal counts for where there is none
 
@@ -74,13 +75,13 @@ class Noise:
     @np.errstate(over="ignore", invalid="ignore")  # currents that are not finite
     def add(self, ann: View, snn: View, levels: int) -> None:
         """Add a batch, seen with all neurons off and with all of them on."""
-        self.current += _energy(ann.current)
-        self.current_error += _energy(snn.current - ann.current)
-        self.activation += _energy(ann.ann)
-        self.activation_error += _energy(snn.snn - ann.ann)
+        self.current += energy(ann.current)
+        self.current_error += energy(snn.current - ann.current)
+        self.activation += energy(ann.ann)
+        self.activation_error += energy(snn.snn - ann.ann)
         own = ann.snn - ann.ann
-        self.own_error += _energy(own)
-        self.clipped += _energy(own[ann.counts == levels])
+        self.own_error += energy(own)
+        self.clipped += energy(own[ann.counts == levels])
 
     @property
     def own(self) -> float:
@@ -93,7 +94,3 @@ def decibels(signal: float, error: float) -> float | None:
     if error == 0.0 or not math.isfinite(signal + error):
         return None
     return 10.0 * math.log10(max(signal, _FAINT * error) / error)
-
-
-def _energy(array: NDArray[Any]) -> float:
-    return float(np.square(array, dtype=np.float64).sum())

@@ -15,7 +15,7 @@ from graphpass.diagnosis.noise import Firing, Noise
 from graphpass.diagnosis.report import Diagnosis
 from graphpass.diagnosis.substitution import Feeds, Substitution, View
 from graphpass_runtime.data import Dataset
-from graphpass_runtime.output_error import squared_error
+from graphpass_runtime.output_error import energy, squared_error
 
 #: The spike counts of the finished file, by neuron, when they are to be judged instead.
 Counts = Mapping[str, NDArray[np.int32]]
@@ -52,7 +52,7 @@ def output_errors(
     result = OutputErrors(0.0, [0.0] * len(spiking), 0)
     for batch in data.batches(net.batch):
         wanted = net.run(batch.feeds, ())
-        result.energy += sum(float(np.square(y, dtype=np.float64).sum()) for y in wanted)
+        result.energy += sum(map(energy, wanted))
         for index, names in enumerate(spiking):
             found = net.run(batch.feeds, names)
             with np.errstate(over="ignore", invalid="ignore"):  # outputs that are not finite
