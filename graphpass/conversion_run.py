@@ -99,8 +99,8 @@ class ConversionRun:
         return record_extremes(self._model, currents, measuring)
 
     def sensitivities(self) -> Mapping[str, float]:
-        """How much each activation's rounding matters, if that is asked for and possible."""
-        if self._options.chosen_population == 1 or not self._options.rereadable:
+        """How much each activation's rounding matters, where that can be measured."""
+        if not self._options.rereadable:
             return {}
         measuring = self.measuring(True)
         assert measuring is not None, "asked for"

@@ -187,7 +187,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     if start in (None, Stage.NORMALISED, Stage.CLIP):
         stages.quantise(
             *(model, run.need_steps(), run.levels(), chosen.chosen_population),
-            run.sensitivities(),
+            run.sensitivities,
         )
         run.keep_stage()
     if start is not Stage.CALIBRATED:

@@ -28,7 +28,7 @@ def choose_populations(
     spiking: Collection[str],
     firing_steps: Callable[[str], int],
     most: int,
-    sensitivities: Mapping[str, float],
+    sensitivities: Callable[[], Mapping[str, float]],
 ) -> dict[str, int]:
     """The layers that are to be populations.
 
@@ -37,23 +37,24 @@ def choose_populations(
         spiking: the activations that become neurons.
         firing_steps: T of each, by name.
         most: neurons for each value.
-        sensitivities: how much of what each rounds reaches the output
-            (`graphpass.calibration.sensitivity`); alike, where nothing is known.
+        sensitivities: tell how much of what each rounds reaches the output
+            (`graphpass.calibration.sensitivity`); alike, where nothing is known. Asked only
+            where there is something to choose.
 
     Returns:
         Name of the activation, or of its skip (`populations.skip_name`) -> number of neurons,
         from 2 on.
     """
-    if most == 1:
-        return {}
     sizes = {
         name: _size(node, firing_steps(name), most)
         for node in model.graph.nodes
         if node.outputs and (name := node.outputs[0].name) in spiking
     }
+    if max(sizes.values(), default=1) == 1:
+        return {}
     skips = find_skipping(model, sizes)
     chosen = {populations.skip_name(name): sizes[name] for name in skips}
-    chosen |= _affordable(known_work(model, sizes), sizes, sensitivities)
+    chosen |= _affordable(known_work(model, sizes), sizes, sensitivities())
     taken = model.graph.tensors()
     return {
         name: size

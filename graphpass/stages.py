@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -183,7 +183,7 @@ def quantise(
     steps: int,
     levels: Mapping[str, int] | None = None,
     population: int = 1,
-    sensitivities: Mapping[str, float] | None = None,
+    sensitivities: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
     """Stage 2: DA-QCFS at T levels, or at the fewer of some, shift 0, amplitude theta/T.
 
@@ -192,14 +192,14 @@ def quantise(
         steps: T.
         levels: time-steps of the neurons that have fewer, by name.
         population: neurons for each value, where that pays.
-        sensitivities: of `measure_sensitivities`, where there is data.
+        sensitivities: calls `measure_sensitivities`, where there is data.
 
     Raises:
         OptionError: levels of what is no neuron, or outside of 1 to T.
     """
     fewer, names = levels or {}, converted(model)
     members = choose_populations(
-        *(model, names, lambda name: fewer.get(name, steps), population, sensitivities or {})
+        *(model, names, lambda name: fewer.get(name, steps), population, sensitivities)
     )
     run_all(model, [SpreadSkips(members, names)])
     note_populations(model, members)

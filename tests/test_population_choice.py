@@ -77,7 +77,7 @@ def chosen(
 ) -> Mapping[str, int]:
     names = stages.converted(model)
     return choose_populations(
-        *(model, names, lambda name: fewer.get(name, steps), most, sensitivities)
+        *(model, names, lambda name: fewer.get(name, steps), most, lambda: sensitivities)
     )
 
 
@@ -158,6 +158,20 @@ def test_quantisers_get_no_more_levels_than_they_were_trained_with(
 ) -> None:
     model = stage1(qcfs(NET), eight=8.0, half=0.5, zero=0.0)
     assert chosen(model, 3, steps) == expected
+
+
+@pytest.mark.parametrize(("most", "steps"), [(1, 4), (3, 65)])
+def test_sensitivities_are_not_measured_where_nothing_is_to_be_chosen(
+    stage1: Callable[..., Model], most: int, steps: int
+) -> None:
+    def measure() -> Mapping[str, float]:
+        raise AssertionError("measured")
+
+    model = stage1()
+    names = stages.converted(model)
+    assert choose_populations(model, names, lambda _name: steps, most, measure) == {}
+    with pytest.raises(AssertionError, match="measured"):
+        choose_populations(model, names, lambda _name: 4, 3, measure)
 
 
 def test_sizes_that_are_open_cost_nobody_knows_what(stage1: Callable[..., Model]) -> None:
