@@ -97,11 +97,7 @@ class Dataset:
 
         Of an iterable without a length, the first ones; a generator stays as it is.
         """
-        if self._thin is not None:
-            return self._thin(samples)
-        if self._choose is None or self.samples is None:
-            return self
-        return self._choose(spread(self.samples, samples))
+        return self if self._thin is None else self._thin(samples)
 
     def hold_out(self, every: int) -> tuple[Dataset, Dataset]:
         """Split the samples: all but each `every`-th one, and these.
@@ -232,6 +228,7 @@ def _chosen(source: Source, chosen: Indices) -> Dataset:
         source.labels is not None,
         read,
         lambda rows: _chosen(source, chosen[rows]),
+        lambda fewer: _chosen(source, chosen[spread(len(chosen), fewer)]),
     )
 
 
