@@ -10,8 +10,8 @@ what distinguishes this batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from onnx import helper
 from graphpass import dialect
 from graphpass.calibration import statistics
 from graphpass.calibration.measuring import Measuring
-from graphpass.calibration.moments import Moments, MomentSums, Vector
+from graphpass.calibration.moments import Moments, MomentSums, RawMoments, Vector
 from graphpass.calibration.reference import currents_of, ranks_of
 from graphpass.calibration.sampling import first_readers, sample, sample_name
 from graphpass.model import Model, to_proto
@@ -30,18 +30,6 @@ from graphpass.neurons import Neuron
 
 _LARGEST_GAIN = 2.0  # a spread that differs by more is no rounding of the same signal
 _TINY = 1e-12
-
-
-#: Neuron name -> mean, and mean of squares, of its current on one batch, float32 ``[C]``.
-RawMoments = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A batch with what the reference made of it."""
-
-    feeds: dict[str, NDArray[Any]]
-    outputs: list[NDArray[Any]]
 
 
 def gain(wanted: Moments, own: Moments) -> Vector:
@@ -68,21 +56,6 @@ def matched(neuron: Neuron, wanted: Moments, own: Moments) -> Neuron:
     )
 
 
-def averaged(batches: Iterable[RawMoments]) -> dict[str, Moments]:
-    """The moments of every current over these batches together."""
-    sums: dict[str, MomentSums] = {}
-    for batch in batches:
-        for name, moments in batch.items():
-            sums.setdefault(name, MomentSums()).add(*moments)
-    return {name: found.moments() for name, found in sums.items()}
-
-
-def moments_in(found: Mapping[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Those of one current, among what a run gave."""
-    mean, square = statistics.moment_names(name)
-    return found[mean], found[square]
-
-
 class Matcher:
     """The calibration graph and a session on it; parameters are fed, statistics come back."""
 
@@ -106,7 +79,7 @@ class Matcher:
         names = [key for name in firsts for key in statistics.moment_names(name)]
         fed = {**feeds, **self._parameters(neurons, wanted)}
         found = self._session.run(fed, [*self._outputs, *names])
-        own = {name: moments_in(found, self._readers[name]) for name in neurons}
+        own = {name: statistics.moments_in(found, self._readers[name]) for name in neurons}
         return [found[name] for name in self._outputs], own
 
     def _parameters(
@@ -141,8 +114,6 @@ def _matching_net(
             first = readers[neuron.name]
             if first == neuron.name:
                 nodes += _moments(model, proto, node.input[0], neuron, ranks[neuron.name])
-                for name in statistics.moment_names(neuron.name):
-                    statistics.add_output(proto, name)
             nodes += _matched(node, neuron, ranks[neuron.name], first)
             for name in _inputs(neuron.name):
                 statistics.add_input(proto, name, neuron.channels)
@@ -156,7 +127,7 @@ def _moments(
 ) -> list[onnx.NodeProto]:
     name, axis = neuron.name, neuron.channel_axis
     return sample(model, proto, neuron, current) + statistics.moments(
-        sample_name(name), name, rank=rank, channel_axis=axis, opset=model.opset
+        *(proto, sample_name(name), name), rank=rank, channel_axis=axis, opset=model.opset
     )
 
 
@@ -188,9 +159,8 @@ def _matched(
     # All in the parameters, none in the current: a product and a sum less per element.
     own = step("Div", [threshold, factor], "own_threshold")
     shift = step("Sub", [step("Div", [wanted_mean, factor], "wanted"), mean], "own_shift")
-    trailing = 0 if axis is None else rank - 1 - axis
     for place, vector in ((1, own), (2, shift), (3, amplitude)):
-        nodes += statistics.shaped(vector, f"{vector}/shaped", trailing)
+        nodes += statistics.shaped(vector, f"{vector}/shaped", rank=rank, channel_axis=axis)
         node.input[place] = f"{vector}/shaped"
     return nodes
 

@@ -164,7 +164,6 @@ class _Build:
 
     def _given(self, tensor: str, known: Known) -> None:
         shape, axis = self._shape(tensor), known.channel_axis
-        trailing = 0 if axis is None else len(shape) - 1 - axis
         full = self._rules.constant(f"{tensor}/full_shape", np.array(shape, np.int64))
         vectors = (known.moments.mean, known.moments.spread**2)
         for output, vector in zip(parts(tensor), vectors, strict=True):
@@ -173,7 +172,7 @@ class _Build:
             self._inputs.append(
                 helper.make_tensor_value_info(fed, onnx.TensorProto.FLOAT, [vector.size])
             )
-            self._rules.nodes += statistics.shaped(fed, shaped, trailing)
+            self._rules.nodes += statistics.shaped(fed, shaped, rank=len(shape), channel_axis=axis)
             self._rules.add("Expand", [shaped, full], output)
         self._made.add(tensor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+#: Neuron name -> mean, and mean of squares, of its current on one batch, float32 ``[C]``.
+RawMoments = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +42,12 @@ class MomentSums:
         with np.errstate(invalid="ignore"):  # squares that overflowed: no spread is known
             variance = np.asarray(self._square) / self._count - mean**2
         return Moments(mean, np.sqrt(np.maximum(variance, 0.0)))
+
+
+def averaged(batches: Iterable[RawMoments]) -> dict[str, Moments]:
+    """The moments of every current over these batches together."""
+    sums: dict[str, MomentSums] = {}
+    for batch in batches:
+        for name, moments in batch.items():
+            sums.setdefault(name, MomentSums()).add(*moments)
+    return {name: found.moments() for name, found in sums.items()}

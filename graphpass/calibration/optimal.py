@@ -25,7 +25,7 @@ import numpy as np
 
 from graphpass.calibration import matching, recording, tails, threshold_rules
 from graphpass.calibration.measuring import Measuring
-from graphpass.calibration.moments import Moments, Vector
+from graphpass.calibration.moments import Moments, RawMoments, Vector, averaged
 from graphpass.calibration.recording import Recording
 from graphpass.model import Model
 from graphpass.neurons import Neuron
@@ -73,9 +73,9 @@ def calibrate(
         summary |= {"blend": best.blend, "errors": finite}
     else:
         best, errors = Judged(with_thresholds(seen, shares)), {}
-    own = own_moments(seen, best.neurons, matcher, measuring, best.moments)
-    left = sum(size for number, size in seen.sizes.items() if number not in best.moments)
-    ran = seen.samples + len(errors) * seen.kept + left
+    own = own_moments(seen, best, matcher, measuring)
+    paired = sum(seen.sizes.values())  # run once, and the trials once more for each other blend
+    ran = seen.samples + paired + max(0, len(errors) - 1) * seen.kept
     summary["passes"] = round(ran / max(1, seen.samples), 2)
     wanted = seen.moments()
     neurons = best.neurons.values()
@@ -112,7 +112,7 @@ class Judged:
     neurons: Mapping[str, Neuron]
     blend: float = BLENDS[0]
     error: float = math.inf
-    moments: Mapping[int, matching.RawMoments] = field(default_factory=dict)
+    moments: Mapping[int, RawMoments] = field(default_factory=dict)
 
 
 def best_blend(
@@ -176,23 +176,18 @@ def with_thresholds(seen: Recording, shares: Mapping[str, Vector]) -> dict[str, 
 
 
 def own_moments(
-    seen: Recording,
-    neurons: Mapping[str, Neuron],
-    matcher: matching.Matcher,
-    measuring: Measuring,
-    known: Mapping[int, matching.RawMoments],
+    seen: Recording, judged: Judged, matcher: matching.Matcher, measuring: Measuring
 ) -> dict[str, Moments]:
     """Moments of the net's own currents behind matched layers, over the paired batches.
 
     Args:
         seen: what the reference had on these batches.
-        neurons: with thresholds and amplitudes.
+        judged: neurons, and what their currents have on some of these batches already.
         matcher: runs the net.
         measuring: gives the batches.
-        known: what these neurons' currents have on some of them already.
     """
-    found = dict(known)
-    left = {number: size for number, size in seen.sizes.items() if number not in known}
+    found = dict(judged.moments)
+    left = {number: size for number, size in seen.sizes.items() if number not in found}
     for number, feeds in measuring.chosen_batches("matching currents", left):
-        _, found[number] = matcher.run(neurons, feeds, seen.paired[number])
-    return matching.averaged(found[number] for number in sorted(found))
+        _, found[number] = matcher.run(judged.neurons, feeds, seen.paired[number])
+    return averaged(found[number] for number in sorted(found))

@@ -124,18 +124,18 @@ def _calibrating(
     node: onnx.NodeProto, neuron: Neuron, rank: int, opset: int
 ) -> list[onnx.NodeProto]:
     """A DA-QCFS node whose shift and amplitude are updated by the batch it sees."""
-    trailing = 0 if neuron.channel_axis is None else rank - 1 - neuron.channel_axis
+    axis = neuron.channel_axis
     psi, phi, name = _psi(neuron), _phi(neuron), neuron.name
     amplitude, theta, levels = f"{name}/post", f"{name}/theta", f"{name}/T"
     before = [
         *_mean(node.input[0], f"{name}/z", neuron, rank, opset),
         *_running(_mean_z(neuron), f"{name}/z", psi),
-        *statistics.shaped(_next(psi), f"{name}/shift_now", trailing),
+        *statistics.shaped(_next(psi), f"{name}/shift_now", rank=rank, channel_axis=axis),
         statistics.constant(theta, neuron.threshold),
         statistics.constant(levels, np.array(neuron.levels, np.float32)),
         helper.make_node("Add", [theta, phi], [f"{amplitude}/sum"]),
         helper.make_node("Div", [f"{amplitude}/sum", levels], [amplitude]),
-        *statistics.shaped(amplitude, f"{name}/amplitude_now", trailing),
+        *statistics.shaped(amplitude, f"{name}/amplitude_now", rank=rank, channel_axis=axis),
     ]
     node.input[2], node.input[3] = f"{name}/shift_now", f"{name}/amplitude_now"
     after = [

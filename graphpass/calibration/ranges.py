@@ -75,7 +75,7 @@ def _measuring_net(
         for op in _ENDS:
             output = _output(name, op)
             nodes.append(helper.make_node(op, [name], [f"{output}/scalar"], keepdims=0))
-            nodes += statistics.shaped(f"{output}/scalar", output, 0)
+            nodes += statistics.shaped(f"{output}/scalar", output, rank=1, channel_axis=None)
             statistics.add_output(proto, output)
     for name, axes in averaged.items():
         nodes += statistics.reduce_to_channels(

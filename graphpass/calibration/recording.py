@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from graphpass.calibration import statistics
 from graphpass.calibration.histogram import Histogram, Tally
-from graphpass.calibration.matching import RawMoments, Trial, averaged, moments_in
 from graphpass.calibration.measuring import Measuring, count
-from graphpass.calibration.moments import Moments
+from graphpass.calibration.moments import Moments, RawMoments, averaged
 from graphpass.calibration.reference import (
     currents_of,
     neurons_of,
@@ -27,6 +28,14 @@ from graphpass.neurons import Neuron
 # Of at least so many batches moments are kept, where there are so many, and of less than twice
 # as many: neither memory nor matching grow with the data.
 _PAIRED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A batch with what the reference made of it."""
+
+    feeds: dict[str, NDArray[Any]]
+    outputs: list[NDArray[Any]]
 
 
 @dataclass
@@ -86,7 +95,7 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
         for name, tally in tallies.items():
             tally.add(found[sample_name(name)], neurons[name].channel_axis)
         if index % stride == 0 and len(result.paired) < 2 * _PAIRED:
-            moments = {name: moments_in(found, first) for name, first in readers.items()}
+            moments = {name: statistics.moments_in(found, first) for name, first in readers.items()}
             result.paired[index], result.sizes[index] = moments, count(feeds)
             if result.kept < keep:
                 result.trials[index] = Trial(feeds, [found[key] for key in outputs])
@@ -116,10 +125,11 @@ def _recording_net(
         neuron, seen = neurons[name], sample_name(name)
         nodes += sample(model, proto, neuron, current, layers.get(current))
         nodes += statistics.moments(
-            seen, name, rank=ranks[name], channel_axis=neuron.channel_axis, opset=model.opset
+            *(proto, seen, name),
+            rank=ranks[name],
+            channel_axis=neuron.channel_axis,
+            opset=model.opset,
         )
-        for output in statistics.moment_names(name):
-            statistics.add_output(proto, output)
         proto.graph.output.append(
             helper.make_tensor_value_info(seen, onnx.TensorProto.FLOAT, [None] * ranks[name])
         )

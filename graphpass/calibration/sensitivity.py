@@ -18,7 +18,7 @@ from onnx import helper
 from graphpass import populations
 from graphpass.calibration import statistics
 from graphpass.calibration.measuring import Measuring, count
-from graphpass.model import Model, copied, infer_shapes, to_proto
+from graphpass.model import Model, copied, to_proto
 from graphpass.passes.spread_skips import SpreadSkips
 from graphpass.timeflow import TimeFlow
 from graphpass_runtime.output_error import energy, squared_error
@@ -57,11 +57,11 @@ def measure_sensitivities(
     for feeds in _few(measuring, len(names)):
         fed = feeds | {_step(n): np.full(c, _NONE, np.float32) for n, c in channels.items()}
         found = session.run(fed, [*outputs, *moments])
-        for name in names:
-            rounded = session.run(fed | {_step(name): _size(found, name)}, outputs)
-            with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            for name in names:
+                rounded = session.run(fed | {_step(name): _size(found, name)}, outputs)
                 errors[name] += sum(squared_error(rounded[key], found[key]) for key in outputs)
-        scale += sum(energy(found[key]) for key in outputs)
+            scale += sum(energy(found[key]) for key in outputs)
     known = bool(np.isfinite([scale, *errors.values()]).all())
     if not known or scale == 0.0 or max(errors.values()) == 0.0:
         return {}
@@ -94,7 +94,7 @@ def _channels(flow: TimeFlow, name: str) -> int:
 
 
 def _size(found: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
-    mean, square = (found[key] for key in statistics.moment_names(name))
+    mean, square = statistics.moments_in(found, name)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         size = np.float32(_STEP) * square / mean
     return np.where(np.isfinite(size) & (size > 0.0), size, np.float32(_NONE)).astype(np.float32)
@@ -103,7 +103,6 @@ def _size(found: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
 def _rounding_net(model: Model, channels: Mapping[str, int], flow: TimeFlow) -> onnx.ModelProto:
     """Stage 1 with fed sizes of steps, and the moments of every activation."""
     apart = copied(model)
-    infer_shapes(apart)
     SpreadSkips([populations.skip_name(name) for name in channels], channels)(apart)
     proto = to_proto(apart)
     nodes: list[onnx.NodeProto] = []
@@ -111,23 +110,23 @@ def _rounding_net(model: Model, channels: Mapping[str, int], flow: TimeFlow) -> 
         name = node.output[0] if node.output else ""
         nodes.append(node)
         if name in channels:
-            node.output[0] = f"{name}/exact"
-            axis, rank = flow.types[name].channel_axis, len(flow.shapes[name])
+            exact, rank = f"{name}/exact", len(flow.shapes[name])
+            axis = flow.types[name].channel_axis
+            node.output[0] = exact
             nodes += statistics.moments(
-                node.output[0], name, rank=rank, channel_axis=axis, opset=model.opset
+                *(proto, exact, name), rank=rank, channel_axis=axis, opset=model.opset
             )
-            nodes += _rounded(node.output[0], name, 0 if axis is None else rank - 1 - axis)
-            for output in statistics.moment_names(name):
-                statistics.add_output(proto, output)
             statistics.add_input(proto, _step(name), channels[name])
+            step = f"{_step(name)}/shaped"
+            nodes += statistics.shaped(_step(name), step, rank=rank, channel_axis=axis)
+            nodes += _rounded(exact, step, name)
     statistics.replace_nodes(proto, nodes)
     return proto
 
 
-def _rounded(exact: str, name: str, trailing: int) -> list[onnx.NodeProto]:
-    step, half = f"{_step(name)}/shaped", f"{name}/half"
+def _rounded(exact: str, step: str, name: str) -> list[onnx.NodeProto]:
+    half = f"{name}/half"
     return [
-        *statistics.shaped(_step(name), step, trailing),
         statistics.constant(half, np.array(0.5, np.float32)),
         helper.make_node("Div", [exact, step], [f"{name}/steps"]),
         helper.make_node("Add", [f"{name}/steps", half], [f"{name}/risen"]),

@@ -7,7 +7,8 @@ channel, so memory does not depend on the number of images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,12 +50,26 @@ def moment_names(name: str) -> tuple[str, str]:
     return f"{name}/batch_mean", f"{name}/batch_mean_square"
 
 
+def moments_in(found: Mapping[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What `moments` gave for a neuron, among the outputs of a run."""
+    mean, square = moment_names(name)
+    return found[mean], found[square]
+
+
 def moments(
-    tensor: str, name: str, *, rank: int, channel_axis: int | None, opset: int
+    proto: onnx.ModelProto,
+    tensor: str,
+    name: str,
+    *,
+    rank: int,
+    channel_axis: int | None,
+    opset: int,
 ) -> list[onnx.NodeProto]:
-    """Nodes for the mean, and the mean of squares, of a tensor per channel."""
+    """Nodes for the mean, and the mean of squares, of a tensor per channel: new outputs."""
     mean, square = moment_names(name)
     squared = f"{name}/squared"
+    for output in (mean, square):
+        add_output(proto, output)
 
     def reduced(source: str, output: str) -> list[onnx.NodeProto]:
         return reduce_to_channels(
@@ -77,8 +92,11 @@ def pool_behind(proto: onnx.ModelProto, output: str) -> onnx.NodeProto | None:
     return readers[0]
 
 
-def shaped(vector: str, output: str, trailing: int) -> list[onnx.NodeProto]:
-    """Nodes that turn ``[C]`` into ``[C, 1, ..., 1]`` with `trailing` ones."""
+def shaped(
+    vector: str, output: str, *, rank: int, channel_axis: int | None
+) -> list[onnx.NodeProto]:
+    """Nodes that turn ``[C]`` into ``[C, 1, ..., 1]``, as it stands beside such a tensor."""
+    trailing = 0 if channel_axis is None else rank - 1 - channel_axis
     return [
         _vector(f"{output}/shape", [-1, *[1] * trailing]),
         helper.make_node("Reshape", [vector, f"{output}/shape"], [output]),

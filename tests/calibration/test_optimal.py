@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 
 from graphpass import Session, convert
 from graphpass.calibration import optimal
-from graphpass.calibration.matching import Trial
+from graphpass.calibration.recording import Trial
 from graphpass.model import load
 from graphpass_models.digits import INPUT_NAME, digits_model_path, load_digits
 from graphpass_runtime.errors import OptionError
@@ -101,9 +102,9 @@ def test_currents_of_the_trials_are_not_measured_again(batches, tmp_path, monkey
     )
     known, own_moments = [], optimal.own_moments
 
-    def again(seen, neurons, matcher, measuring, given):
-        known.append(list(given))
-        return own_moments(seen, neurons, matcher, measuring, {})
+    def again(seen, judged, matcher, measuring):
+        known.append(list(judged.moments))
+        return own_moments(seen, replace(judged, moments={}), matcher, measuring)
 
     monkeypatch.setattr(optimal, "own_moments", again)
     convert(stages / "2-daqcfs.onnx", tmp_path / "again.onnx", data=batches, threads=1)

@@ -60,15 +60,18 @@ def stage1(write_model: Callable[..., Path], weights: Any) -> Callable[[str], Mo
     return make
 
 
-def measured(model: Model, data: Iterable[dict[str, np.ndarray]], **how: Any) -> dict[str, float]:
+def measured(
+    model: Model,
+    data: Iterable[dict[str, np.ndarray]],
+    batch: int = 32,
+    read: Callable[[int], None] = lambda _count: None,
+    **how: Any,
+) -> dict[str, float]:
     source = open_data(data, [TensorSpec("x", np.dtype(np.float32), ("N", 8))])
-    told: list[int] = []
+    training = Training(1, 0, None)
     measuring = Measuring(
-        *(source, how.pop("batch", 32), 1, open_session),
-        *(lambda _title, _total: told.append, Training(1, 0, None)),
-        **how,
+        *(source, batch, 1, open_session, lambda _title, _total: read, training), **how
     )
-    measured.told = told  # type: ignore[attr-defined]
     return stages.measure_sensitivities(model, measuring)
 
 
@@ -118,12 +121,10 @@ def test_outputs_that_say_nothing(stage1, weights, x) -> None:
 
 def test_few_samples_are_read(stage1, x) -> None:
     many = [{"x": x[:12]} for _ in range(50)]  # 600 samples, 2 activations
-    measured(stage1(NET), many)
-    assert sum(measured.told) == 16  # type: ignore[attr-defined]
-    measured(stage1(NET), many[:1])
-    assert sum(measured.told) == 1  # type: ignore[attr-defined]
-    measured(stage1(NET), iter(many))
-    assert sum(measured.told) == 16  # type: ignore[attr-defined]
+    for data, expected in ((many, 16), (many[:1], 1), (iter(many), 16)):
+        read: list[int] = []
+        measured(stage1(NET), data, read=read.append)
+        assert sum(read) == expected
     assert measured(stage1(NET), many, batch=12, batch_fixed=True)  # whole batches of 12
 
 
