@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphpass.calibration import optimal
 from graphpass.calibration.measuring import Progress
 from graphpass.calibration.rules import RULES
 from graphpass.forms import FORMS, SERIAL_FORMS
 from graphpass_runtime.errors import OptionError
+from graphpass_runtime.metadata import Stage
 from graphpass_runtime.model_data import Data, PathLike
 from graphpass_runtime.neuron import LARGEST_POPULATION, LARGEST_T
 from graphpass_runtime.preprocess import Preprocess
@@ -24,6 +26,13 @@ PRECISIONS = ("fp32", "fp16")
 METHODS = ("parallel", "qcfs")
 DEFAULT_POPULATION = 3
 DEFAULT_FORM, DEFAULT_SERIAL_FORM = "matmul", "scan"
+
+_SETTLED = {  # by the stage that uses it up
+    Stage.NORMALISED: ("rounded_currents",),
+    Stage.CLIP: ("first_activation", "keep", "islands"),
+    Stage.DAQCFS: ("levels", "population"),
+    Stage.CALIBRATED: ("calibrate", "threshold"),
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,21 @@ class Options:
                 remedy="choose --form counts for --precision fp16",
             )
 
+    def check_unsettled(self, stage: Stage | None) -> None:
+        """Raise OptionError for what comes too late for a file of this stage.
+
+        Args:
+            stage: of the file that the conversion starts from; None for an ANN.
+        """
+        for name in sorted(_settled(stage)):
+            value = getattr(self, name)
+            if value and value != getattr(Options, name):
+                raise OptionError(
+                    f"--{name.replace('_', '-')} comes too late: a file of stage {stage} has"
+                    " settled it",
+                    remedy="leave it out, or start from the ANN or an earlier stage",
+                )
+
     @property
     def chosen_population(self) -> int:
         """Neurons for each value, where that pays; the paper has one."""
@@ -140,3 +164,13 @@ class Options:
         if self.method == "qcfs":
             return self.serial or DEFAULT_SERIAL_FORM
         return self.form or DEFAULT_FORM
+
+
+def unsettled(options: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """Options without those that a file of this stage has settled."""
+    return {name: value for name, value in options.items() if name not in _settled(stage)}
+
+
+def _settled(stage: Stage | None) -> set[str]:
+    earlier = [names for known, names in _SETTLED.items() if stage is not None and known <= stage]
+    return {name for names in earlier for name in names}

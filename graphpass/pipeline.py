@@ -167,6 +167,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             "is an SNN already", where=model.name, remedy="give the ANN, or a stage file"
         )
     check_stage_file(model)
+    chosen.check_unsettled(start)
     run = ConversionRun(ann, model, chosen)
     if start is None:
         carried = run.preprocess_config()

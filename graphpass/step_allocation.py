@@ -20,10 +20,11 @@ from graphpass import fanout
 from graphpass.diagnosis.substitution import Substitution, load_ann
 from graphpass.diagnosis.survey import output_errors
 from graphpass.model import infer_shapes, load
-from graphpass.options import Options
+from graphpass.options import Options, unsettled
 from graphpass.pipeline import Conversion, convert
 from graphpass.running import open_session
 from graphpass_runtime.errors import ModelError, OptionError
+from graphpass_runtime.metadata import Stage
 from graphpass_runtime.model_data import PathLike, open_model_data
 from graphpass_runtime.neuron import LARGEST_T
 
@@ -150,7 +151,7 @@ def _measure(
                 raise ModelError(
                     "has weights that are no longer the ANN's", remedy="use another --calibrate"
                 )
-            start = stages / "1-clip.onnx"
+            start, options = stages / "1-clip.onnx", unsettled(options, Stage.CLIP)
             model = load_ann(start)
             net = Substitution(model, record.neurons, open_run)
             assert chosen.data is not None, "checked before"

@@ -16,11 +16,12 @@ from typing import Any
 
 from graphpass.forms import ALL_FORMS, FORMS
 from graphpass.model import check_before_running
-from graphpass.options import Options
+from graphpass.options import Options, unsettled
 from graphpass.pipeline import Conversion, convert
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import OptionError
 from graphpass_runtime.evaluation import evaluate
+from graphpass_runtime.metadata import Stage
 from graphpass_runtime.model_data import Data, PathLike, open_model_data
 from graphpass_runtime.session import Session
 
@@ -159,6 +160,7 @@ class _Ladder:
         snn = self._scratch / "snn.onnx"
         convert(self._start, snn, **self._options | {"steps": steps})
         self._start = self._scratch / "1-clip.onnx"  # the same for every T
+        self._options = unsettled(self._options, Stage.CLIP)
         session = _session(snn, self._chosen)
         advance = self._chosen.progress(f"judging T = {steps}", self._judges.samples)
         if self._accuracy is None:

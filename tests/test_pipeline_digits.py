@@ -14,8 +14,10 @@ import onnxruntime
 import pytest
 
 from graphpass import Session, convert, verify
+from graphpass.options import Options
 from graphpass_models.digits import Digits, digits_model_path
 from graphpass_runtime.errors import DataError, OptionError
+from graphpass_runtime.metadata import Stage
 
 FORMS = ("matmul", "sorted", "counts")
 CNN = digits_model_path("digits_cnn")
@@ -68,14 +70,13 @@ def test_every_stage_file_leads_to_the_same_bytes(
     stage: str, converted: tuple[Path, Path], digits_npz: tuple[Path, Path], tmp_path: Path
 ) -> None:
     snn, folder = converted
-    measures = stage < "3"
+    measures = {"data": digits_npz[0], "calibrate": "paper"} if stage < "3" else {}
     convert(
         folder / f"{stage}.onnx",
         tmp_path / "snn.onnx",
         steps=4 if stage < "2" else None,
-        data=digits_npz[0] if measures else None,
-        calibrate="paper",
         stages=tmp_path / "stages",
+        **measures,
     )
     assert (tmp_path / "snn.onnx").read_bytes() == snn.read_bytes()
     later = [name for name in STAGES if name > stage]
@@ -105,13 +106,38 @@ def _sizes(snn: Path) -> list[int]:
 
 
 def test_stage_file_for_another_t_is_refused(converted: tuple[Path, Path], tmp_path: Path) -> None:
-    for stage in ("2-daqcfs", "3-calibrated"):
+    for stage, options in (("2-daqcfs", {"calibrate": "none"}), ("3-calibrated", {})):
         with pytest.raises(OptionError, match=r"made for T = 4, not 8.*1-clip\.onnx"):
-            convert(
-                *(converted[1] / f"{stage}.onnx", tmp_path / "snn.onnx"),
-                steps=8,
-                calibrate="none",
-            )
+            convert(converted[1] / f"{stage}.onnx", tmp_path / "snn.onnx", steps=8, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settled_by", "option"),
+    [
+        ("0-normalised", {"rounded_currents": "drop"}),
+        ("1-clip", {"first_activation": "spiking"}),
+        ("1-clip", {"keep": ["relu1"]}),
+        ("1-clip", {"islands": "allow"}),
+        ("2-daqcfs", {"levels": {"relu1": 2}}),
+        ("2-daqcfs", {"population": 2}),
+        ("3-calibrated", {"calibrate": "none"}),
+        ("3-calibrated", {"threshold": "max"}),
+    ],
+)
+def test_options_that_a_stage_file_has_settled_are_refused(
+    converted: tuple[Path, Path], settled_by: str, option: dict[str, Any], tmp_path: Path
+) -> None:
+    """They would do nothing, without a word."""
+    (name,) = option
+    for stage in STAGES[STAGES.index(settled_by) : -1]:
+        with pytest.raises(OptionError) as refused:
+            convert(converted[1] / f"{stage}.onnx", tmp_path / "snn.onnx", steps=4, **option)
+        assert f"--{name.replace('_', '-')} comes too late" in str(refused.value)
+        assert f"a file of stage {stage}" in str(refused.value)
+    for stage in STAGES[: STAGES.index(settled_by)]:  # in time
+        Options(**option).check_unsettled(Stage(stage))
+    Options(**option).check_unsettled(None)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -92,14 +92,15 @@ def files(
 ) -> dict[str, Path]:
     """The digits network, whose layers have 3, 6, 2 and 4 levels; name -> path."""
     folder = tmp_path_factory.mktemp("levels")
-    common: dict[str, Any] = {"data": digits_npz[0], "first_activation": "spiking"}
+    data = digits_npz[0]
+    common: dict[str, Any] = {"data": data, "first_activation": "spiking"}
     convert(CNN, folder / "same.onnx", steps=6, form="counts", **common)
     record = Session(folder / "same.onnx").record
     assert record is not None
     levels = dict(zip([n.name for n in record.neurons], (3, 6, 2, 4), strict=True))
     convert(CNN, folder / "matmul.onnx", steps=6, levels=levels, stages=folder, **common)
     for form in (*TRAINS, *COUNTS, "int8"):
-        convert(folder / "3-calibrated.onnx", folder / f"{form}.onnx", form=form, **common)
+        convert(folder / "3-calibrated.onnx", folder / f"{form}.onnx", form=form, data=data)
     return {path.stem: path for path in folder.iterdir()} | {"ann": CNN}
 
 
