@@ -17,11 +17,11 @@ class Histogram:
 
     Attributes:
         bound: float64 ``[C]``: upper end of the last bin; larger values are counted there.
-        counts: int64 ``[C, BINS]``.
+        counts: int64 ``[C, BINS]``; float64 where they are expected ones.
     """
 
     bound: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64] | NDArray[np.float64]
 
     def merge(self, other: Histogram) -> Histogram:
         """What both have seen. Counts are whole numbers, so the order does not matter."""

@@ -8,7 +8,8 @@
    the maximum. How far between is chosen by the error of the net's own output on some of
    the images, without labels: rare large currents matter more to the output than to the
    squared error of a layer, the more so the more steps there are. Where few currents were
-   recorded, thresholds leave room for larger ones (`tails`), beyond the maximum.
+   recorded, thresholds leave room for larger ones (`tails`), beyond the maximum; where the
+   network itself bounds them, channels that fired rarely follow their layer (`shrinkage`).
 3. The spiking net matches the mean and spread of every current to the reference, layer after
    layer inside one graph (`matching`), on at most some dozens of the batches, those of the
    trials among them; averages over batches are frozen into threshold and shift.
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from graphpass.calibration import matching, recording, tails, threshold_rules
+from graphpass.calibration import matching, recording, shrinkage, tails, threshold_rules
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.moments import Moments, RawMoments, Vector, averaged
 from graphpass.calibration.recording import Recording
@@ -92,8 +93,11 @@ def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:
     """Thresholds by one of `threshold_rules.RULES`, as shares of the largest currents."""
     shares, moments = {}, seen.moments()
     for name, neuron in seen.neurons.items():
-        histogram = seen.histograms[name]
-        unseen = tails.unseen(histogram, seen.fractions[name]) if name in seen.unbounded else None
+        histogram, unseen = seen.histograms[name], None
+        if name in seen.unbounded:
+            unseen = tails.unseen(histogram, seen.fractions[name])
+        else:
+            histogram = shrinkage.towards_layer(histogram)
         shares[name] = threshold_rules.RULES[rule](histogram, moments[name], neuron.levels, unseen)
     return shares
 

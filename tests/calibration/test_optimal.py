@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from graphpass import Session, convert
-from graphpass.calibration import optimal
+from graphpass.calibration import optimal, tails, threshold_rules
+from graphpass.calibration.histogram import BINS, Histogram
 from graphpass.calibration.recording import Trial
 from graphpass.model import load
 from graphpass_models.digits import INPUT_NAME, digits_model_path, load_digits
@@ -113,6 +114,28 @@ def test_currents_of_the_trials_are_not_measured_again(batches, tmp_path, monkey
     for once, twice in zip(records[0].neurons, records[1].neurons, strict=True):
         np.testing.assert_array_equal(once.shift, twice.shift)
         np.testing.assert_array_equal(once.threshold, twice.threshold)
+
+
+def test_channels_follow_their_layer_where_the_network_bounds_currents():
+    """Where bounds are the largest currents recorded, room is left for larger ones."""
+    counts = np.zeros((2, BINS), np.int64)
+    counts[0, 5] = 1  # fired once, unlike the other one
+    counts[1] = np.arange(BINS, 0, -1)
+    histogram = Histogram(np.ones(2), counts)
+    shares = optimal.threshold_shares(
+        SimpleNamespace(  # type: ignore[arg-type]
+            neurons=dict.fromkeys(("clip", "relu"), SimpleNamespace(levels=8)),
+            histograms=dict.fromkeys(("clip", "relu"), histogram),
+            fractions={"relu": 1.0},
+            unbounded={"relu"},
+            moments=lambda: dict.fromkeys(("clip", "relu")),
+        ),
+        "mse",
+    )
+    assert threshold_rules.squared_error(histogram, 8)[0] < 0.05
+    assert shares["clip"][0] > 0.5
+    roomy = threshold_rules.squared_error(histogram, 8, tails.unseen(histogram))
+    np.testing.assert_array_equal(shares["relu"], roomy)
 
 
 @pytest.mark.parametrize("threshold", optimal.THRESHOLDS)
