@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from graphpass.calibration import matching, recording, shrinkage, tails, threshold_rules
+from graphpass.calibration import matching, recording, tails, threshold_rules
 from graphpass.calibration.measuring import Measuring
 from graphpass.calibration.moments import Moments, RawMoments, Vector, averaged
 from graphpass.calibration.recording import Recording
@@ -93,11 +93,8 @@ def threshold_shares(seen: Recording, rule: str) -> dict[str, Vector]:
     """Thresholds by one of `threshold_rules.RULES`, as shares of the largest currents."""
     shares, moments = {}, seen.moments()
     for name, neuron in seen.neurons.items():
-        histogram, unseen = seen.histograms[name], None
-        if name in seen.unbounded:
-            unseen = tails.unseen(histogram, seen.fractions[name])
-        else:
-            histogram = shrinkage.towards_layer(histogram)
+        histogram = seen.histograms[name]
+        unseen = tails.unseen(histogram, seen.fractions[name]) if name in seen.unbounded else None
         shares[name] = threshold_rules.RULES[rule](histogram, moments[name], neuron.levels, unseen)
     return shares
 

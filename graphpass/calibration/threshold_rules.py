@@ -4,7 +4,8 @@ With y = max(z, 0) and n = Clip(Floor(T y / theta + 1/2), 0, T), the amplitude a
 makes E (y - a n)^2 least is E[y n] / E[n^2], and what is left is
 E[y^2] - E[y n]^2 / E[n^2] (least squares). Thresholds are given as shares of the largest
 current, the upper end of the histogram. Where the network itself does not bound the current,
-larger ones than were recorded are reckoned with (`tails`), and a share may exceed 1.
+larger ones than were recorded are reckoned with (`tails`), and a share may exceed 1; where it
+does, the distribution is that which is to be expected of the channel (`shrinkage`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphpass.calibration import normal
+from graphpass.calibration import normal, shrinkage
 from graphpass.calibration.histogram import BINS, Histogram
 from graphpass.calibration.moments import Moments, Vector
 from graphpass.calibration.tails import Tail
@@ -98,7 +99,9 @@ Rule = Callable[[Histogram, Moments, int, Tail | None], Vector]
 RULES: dict[str, Rule] = {
     "max": lambda seen, _moments, _levels, _unseen: np.ones(seen.bound.size),
     "percentile": lambda seen, _moments, _levels, _unseen: percentile(seen, PERCENT),
-    "mse": lambda seen, _moments, levels, unseen: squared_error(seen, levels, unseen),
+    "mse": lambda seen, _moments, levels, unseen: squared_error(
+        shrinkage.towards_layer(seen) if unseen is None else seen, levels, unseen
+    ),
     "gaussian": lambda seen, moments, levels, _unseen: squared_error(
         normal.histogram(moments, seen.bound), levels
     ),
