@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass.calibration import matching, moment_graph, normal, statistics, threshold_rules
-from graphpass.calibration.histogram import BINS, Histogram
+from graphpass.calibration.histogram import MIDDLES, Histogram
 from graphpass.calibration.moment_graph import Known
 from graphpass.calibration.moments import Moments, Vector
 from graphpass.calibration.reference import neurons_of
@@ -103,11 +103,10 @@ def _outputs(
     histogram: Histogram, share: Vector, amplitude: Vector, levels: int
 ) -> tuple[Moments, Moments]:
     """Moments of max(z, 0), and of amplitude * count, for the distribution of z."""
-    values = (np.arange(BINS) + 0.5) / BINS
-    counts = np.clip(np.floor(values * levels / share[:, None] + 0.5), 0, levels)
+    counts = threshold_rules.spike_counts(MIDDLES, levels, share[:, None])
     probabilities = histogram.counts / normal.MASS
     results = []
-    for outputs in (values * histogram.bound[:, None], counts * amplitude[:, None]):
+    for outputs in (MIDDLES * histogram.bound[:, None], counts * amplitude[:, None]):
         mean = (probabilities * outputs).sum(axis=1)
         variance = (probabilities * outputs**2).sum(axis=1) - mean**2
         results.append(Moments(mean, np.sqrt(np.maximum(variance, 0.0))))

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 1024
+#: What the currents of each bin are taken to be, as shares of the bound, float64 ``[BINS]``.
+MIDDLES = (np.arange(BINS) + 0.5) / BINS
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphpass.calibration import normal, shrinkage
-from graphpass.calibration.histogram import BINS, Histogram
+from graphpass.calibration.histogram import BINS, MIDDLES, Histogram
 from graphpass.calibration.moments import Moments, Vector
 from graphpass.calibration.tails import Tail
 
@@ -60,8 +60,8 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
     A channel that never fired gets theta/T.
     """
     # In float32, since these rows are long and all terms positive: half the time.
-    values = ((np.arange(BINS) + 0.5) / BINS).astype(np.float32)
-    counts = _counts(values, levels, share.astype(np.float32)[:, None])
+    values = MIDDLES.astype(np.float32)
+    counts = spike_counts(values, levels, share.astype(np.float32)[:, None])
     weighted = histogram.counts.astype(np.float32) * counts
     product = np.einsum("cb,b->c", weighted, values) * histogram.bound
     square = np.einsum("cb,cb->c", weighted, counts)
@@ -73,13 +73,13 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
 def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Tail | None) -> Vector:
     """Squared error that is left for every candidate, ``[C, candidates]``, up to a scale."""
     weights = histogram.counts.astype(np.float64)
-    values = ((np.arange(BINS) + 0.5) / BINS)[:, None]
-    counts = _counts(values, levels, candidates)
+    values = MIDDLES[:, None]
+    counts = spike_counts(values, levels, candidates)
     product, square = weights @ (values * counts), weights @ counts**2
     energy = weights @ values**2
     if unseen is not None:
         for value in unseen.values.T[:, :, None]:
-            counts = _counts(value, levels, candidates)
+            counts = spike_counts(value, levels, candidates)
             product += unseen.mass * value * counts
             square += unseen.mass * counts**2
             energy += unseen.mass * value**2
@@ -88,12 +88,13 @@ def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Tail | 
     return left
 
 
-def _counts(values: NDArray[Any], levels: int, shares: NDArray[Any]) -> NDArray[Any]:
+def spike_counts(values: NDArray[Any], levels: int, shares: NDArray[Any]) -> NDArray[Any]:
+    """Clip(Floor(T y / theta + 1/2), 0, T), y and theta as shares of the largest current."""
     return np.clip(np.floor(values * (levels / shares) + 0.5), 0, levels)
 
 
 #: A rule of thresholds: from the distribution and the moments of the current, T, and what is
-#: above the distribution, to shares.
+#: above the distribution (None where the network bounds the current), to shares.
 Rule = Callable[[Histogram, Moments, int, Tail | None], Vector]
 
 RULES: dict[str, Rule] = {
