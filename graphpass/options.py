@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,7 @@ class Options:
         Args:
             stage: of the file that the conversion starts from; None for an ANN.
         """
-        for name in sorted(_settled(stage)):
+        for name in _settled(stage):
             value = getattr(self, name)
             if value and value != getattr(Options, name):
                 raise OptionError(
@@ -168,9 +169,10 @@ class Options:
 
 def unsettled(options: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     """Options without those that a file of this stage has settled."""
-    return {name: value for name, value in options.items() if name not in _settled(stage)}
+    late = _settled(stage)
+    return {name: value for name, value in options.items() if name not in late}
 
 
-def _settled(stage: Stage | None) -> set[str]:
+def _settled(stage: Stage | None) -> list[str]:
     earlier = [names for known, names in _SETTLED.items() if stage is not None and known <= stage]
-    return {name for names in earlier for name in names}
+    return list(itertools.chain(*earlier))

@@ -96,7 +96,7 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
     """Convert an ANN, or carry on from a stage file, and write the SNN.
 
     Args:
-        ann: an ONNX file, or a file of ``--stages``.
+        ann: an ONNX file, or a file of ``--stages``; options that this has settled are refused.
         output: where the SNN goes; it appears whole or not at all.
         **options: fields of `Options`:
 
