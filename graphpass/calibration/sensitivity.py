@@ -50,16 +50,18 @@ def measure_sensitivities(
         return {}
     outputs = [tensor.name for tensor in model.graph.outputs]
     channels = {name: _channels(flow, name) for name in names}
-    net = _rounding_net(model, channels, flow)
     moments = [key for name in names for key in statistics.moment_names(name)]
-    session = measuring.open_session(net)
+    exact = measuring.open_session(_exact_net(model, names, flow))
+    rounding = measuring.open_session(_rounding_net(model, channels, flow))
+    off = {_gate(name): np.array(False) for name in names}
+    off |= {_step(name): np.ones(count, np.float32) for name, count in channels.items()}
     errors, scale = dict.fromkeys(names, 0.0), 0.0
     for feeds in _few(measuring, len(names)):
-        fed = feeds | {_step(n): np.full(c, _NONE, np.float32) for n, c in channels.items()}
-        found = session.run(fed, [*outputs, *moments])
+        found = exact.run(feeds, [*outputs, *moments])
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
             for name in names:
-                rounded = session.run(fed | {_step(name): _size(found, name)}, outputs)
+                on = {_gate(name): np.array(True), _step(name): _size(found, name)}
+                rounded = rounding.run({**feeds, **off, **on}, outputs)
                 errors[name] += sum(squared_error(rounded[key], found[key]) for key in outputs)
             scale += sum(energy(found[key]) for key in outputs)
     known = bool(np.isfinite([scale, *errors.values()]).all())
@@ -88,6 +90,10 @@ def _step(name: str) -> str:
     return f"{name}/rounding_step"
 
 
+def _gate(name: str) -> str:
+    return f"{name}/is_rounded"
+
+
 def _channels(flow: TimeFlow, name: str) -> int:
     axis = flow.types[name].channel_axis
     return 1 if axis is None else int(flow.shapes[name][axis])
@@ -100,8 +106,25 @@ def _size(found: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     return np.where(np.isfinite(size) & (size > 0.0), size, np.float32(_NONE)).astype(np.float32)
 
 
+def _exact_net(model: Model, names: Collection[str], flow: TimeFlow) -> onnx.ModelProto:
+    """Stage 1, and the moments of every activation."""
+    proto = to_proto(model)
+    nodes = [
+        node
+        for name in names
+        for node in statistics.moments(
+            *(proto, name, name),
+            rank=len(flow.shapes[name]),
+            channel_axis=flow.types[name].channel_axis,
+            opset=model.opset,
+        )
+    ]
+    statistics.weave(proto, nodes)
+    return proto
+
+
 def _rounding_net(model: Model, channels: Mapping[str, int], flow: TimeFlow) -> onnx.ModelProto:
-    """Stage 1 with fed sizes of steps, and the moments of every activation."""
+    """Stage 1 with fed sizes of steps, and gates: only what is to be rounded is."""
     apart = copied(model)
     SpreadSkips([populations.skip_name(name) for name in channels], channels)(apart)
     proto = to_proto(apart)
@@ -110,26 +133,37 @@ def _rounding_net(model: Model, channels: Mapping[str, int], flow: TimeFlow) -> 
         name = node.output[0] if node.output else ""
         nodes.append(node)
         if name in channels:
-            exact, rank = f"{name}/exact", len(flow.shapes[name])
-            axis = flow.types[name].channel_axis
-            node.output[0] = exact
-            nodes += statistics.moments(
-                *(proto, exact, name), rank=rank, channel_axis=axis, opset=model.opset
-            )
+            node.output[0] = f"{name}/exact"
+            nodes.append(_gated(name, len(flow.shapes[name]), flow.types[name].channel_axis))
             statistics.add_input(proto, _step(name), channels[name])
-            step = f"{_step(name)}/shaped"
-            nodes += statistics.shaped(_step(name), step, rank=rank, channel_axis=axis)
-            nodes += _rounded(exact, step, name)
+            gate = helper.make_tensor_value_info(_gate(name), onnx.TensorProto.BOOL, [])
+            proto.graph.input.append(gate)
     statistics.replace_nodes(proto, nodes)
     return proto
 
 
-def _rounded(exact: str, step: str, name: str) -> list[onnx.NodeProto]:
-    half = f"{name}/half"
-    return [
+def _gated(name: str, rank: int, channel_axis: int | None) -> onnx.NodeProto:
+    """Floor(y / step + 1/2) step behind an open gate, y behind a closed one.
+
+    A branch, since rounding every activation each time would take longer than the net does.
+    """
+    exact, step, half = f"{name}/exact", f"{_step(name)}/shaped", f"{name}/half"
+    rounded = [
+        *statistics.shaped(_step(name), step, rank=rank, channel_axis=channel_axis),
         statistics.constant(half, np.array(0.5, np.float32)),
         helper.make_node("Div", [exact, step], [f"{name}/steps"]),
         helper.make_node("Add", [f"{name}/steps", half], [f"{name}/risen"]),
         helper.make_node("Floor", [f"{name}/risen"], [f"{name}/whole"]),
-        helper.make_node("Mul", [f"{name}/whole", step], [name]),
+        helper.make_node("Mul", [f"{name}/whole", step], [f"{name}/rounded"]),
     ]
+    kept = [helper.make_node("Identity", [exact], [f"{name}/kept"])]
+    branches = {
+        branch: helper.make_graph(
+            nodes,
+            branch,
+            [],
+            [helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)],
+        )
+        for branch, nodes in (("then_branch", rounded), ("else_branch", kept))
+    }
+    return helper.make_node("If", [_gate(name)], [name], **branches)
