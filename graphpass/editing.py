@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,7 +135,10 @@ def replace_by_chain(model: Model, node: gs.Node, steps: Steps) -> None:
 
 def fresh_name(model: Model, base: str) -> str:
     """`base`, or `base` with a number, whichever no tensor has yet."""
-    taken = model.graph.tensors()
+    return _apart(base, model.graph.tensors())
+
+
+def _apart(base: str, taken: Container[str]) -> str:
     name, count = base, 1
     while name in taken:
         count += 1
@@ -145,7 +148,16 @@ def fresh_name(model: Model, base: str) -> str:
 
 def constant(model: Model, base: str, array: NDArray[Any]) -> gs.Constant:
     """A new initializer. Existing ones are never edited: they may be shared."""
-    return gs.Constant(fresh_name(model, base), values=np.asarray(array, order="C"))
+    return constants(model, {base: array})[0]
+
+
+def constants(model: Model, arrays: Mapping[str, NDArray[Any]]) -> list[gs.Constant]:
+    """New initializers by the bases of their names: one way through the graph for all of them."""
+    taken = model.graph.tensors()
+    return [
+        gs.Constant(_apart(base, taken), values=np.asarray(array, order="C"))
+        for base, array in arrays.items()
+    ]
 
 
 def tidy(model: Model) -> None:

@@ -48,18 +48,15 @@ def unusable(threshold: NDArray[np.float32]) -> str | None:
 def inputs(model: Model, neuron: Neuron, current: gs.Tensor) -> list[gs.Tensor]:
     """x, threshold, shift, amplitude and levels: the inputs every neuron function starts with."""
     rank = len(current.shape)
-
-    def parameter(name: str, array: NDArray[Any]) -> gs.Constant:
-        shaped = beside(array, rank, neuron.channel_axis)
-        return editing.constant(model, f"{neuron.name}/{name}", shaped)
-
-    return [
-        current,
-        parameter("threshold", neuron.threshold),
-        parameter("shift", neuron.shift),
-        parameter("amplitude", neuron.amplitude),
-        editing.constant(model, f"{neuron.name}/levels", np.array(neuron.levels, np.float32)),
-    ]
+    vectors = {
+        "threshold": neuron.threshold,
+        "shift": neuron.shift,
+        "amplitude": neuron.amplitude,
+    }
+    arrays = {key: beside(array, rank, neuron.channel_axis) for key, array in vectors.items()}
+    arrays["levels"] = np.array(neuron.levels, np.float32)
+    named = {f"{neuron.name}/{key}": array for key, array in arrays.items()}
+    return [current, *editing.constants(model, named)]
 
 
 def outputs(neuron: Neuron, output: gs.Tensor) -> list[gs.Tensor]:
