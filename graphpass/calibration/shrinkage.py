@@ -13,6 +13,8 @@ from the largest currents recorded, nothing was gained by it; there are `tails`.
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphpass.calibration.histogram import Histogram
 
 _WEIGHT = 100.0  # currents that the layer counts for; 30 and 300 do nearly as well
@@ -27,9 +29,11 @@ def towards_layer(histogram: Histogram) -> Histogram:
     Returns:
         Of the same bounds; its counts are float64, not whole.
     """
-    totals = histogram.counts.sum(axis=1, keepdims=True)
-    fired = totals[:, 0] > 0
+    counts = histogram.counts.astype(np.float64)
+    totals = counts.sum(axis=1)
+    fired = totals > 0
     if not fired.any():
         return histogram
-    layer = (histogram.counts[fired] / totals[fired]).mean(axis=0)
-    return Histogram(histogram.bound, histogram.counts + _WEIGHT * layer)
+    weights = np.divide(_WEIGHT / fired.sum(), totals, out=np.zeros_like(totals), where=fired)
+    counts += weights @ counts
+    return Histogram(histogram.bound, counts)

@@ -72,7 +72,7 @@ def amplitude(histogram: Histogram, share: Vector, levels: int) -> Vector:
 
 def _left(histogram: Histogram, levels: int, candidates: Vector, unseen: Tail | None) -> Vector:
     """Squared error that is left for every candidate, ``[C, candidates]``, up to a scale."""
-    weights = histogram.counts.astype(np.float64)
+    weights = histogram.counts.astype(np.float64, copy=False)
     values = MIDDLES[:, None]
     counts = spike_counts(values, levels, candidates)
     product, square = weights @ (values * counts), weights @ counts**2
