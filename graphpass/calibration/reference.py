@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 
 from graphpass import dialect
 from graphpass.calibration import statistics
@@ -51,28 +52,38 @@ def reference_net(model: Model, neurons: Mapping[str, Neuron]) -> onnx.ModelProt
         if neuron is not None:
             node.op_type = dialect.CLIP_RELU
             del node.input[2:], node.output[1:]
-            if neuron.trained_levels is None:
-                nodes += _as_clip(node, neuron, model.opset)
-            else:
+            if neuron.trained_levels is not None:
                 levels = np.array(neuron.trained_levels, np.float32)
                 node.op_type = dialect.with_ties(dialect.QCFS, neuron.ties)
                 node.input.append(f"{neuron.name}/trained_levels")
                 nodes.append(statistics.constant(node.input[2], levels))
         nodes.append(node)
     statistics.replace_nodes(proto, nodes)
+    spell_clips(proto, model.opset)
     del proto.functions[:]
-    used = {node.op_type for node in nodes if node.domain == dialect.DOMAIN}
+    used = {node.op_type for node in proto.graph.node if node.domain == dialect.DOMAIN}
     proto.functions.extend(dialect.functions(used, model.opset))
     return proto
 
 
-def _as_clip(node: onnx.NodeProto, neuron: Neuron, opset: int) -> list[onnx.NodeProto]:
+def spell_clips(proto: onnx.ModelProto, opset: int) -> None:
     """ONNX's own Clip where one threshold serves all channels: it can be fused with a layer."""
-    if opset < _CLIP_INPUTS or np.ptp(neuron.threshold) > 0:
-        return []
-    bounds = {f"{neuron.name}/lowest": 0.0, f"{neuron.name}/highest": neuron.threshold.flat[0]}
-    node.op_type, node.domain, node.input[1:] = "Clip", "", list(bounds)
-    return [statistics.constant(key, np.array(v, np.float32)) for key, v in bounds.items()]
+    if opset < _CLIP_INPUTS:
+        return
+    constants = {constant.name: constant for constant in proto.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        if node.domain == dialect.DOMAIN and node.op_type == dialect.CLIP_RELU:
+            threshold = onnx.numpy_helper.to_array(constants[node.input[1]])
+            if np.ptp(threshold) == 0:
+                bounds = {"lowest": 0.0, "highest": threshold.flat[0]}
+                named = {f"{node.output[0]}/{key}": value for key, value in bounds.items()}
+                node.op_type, node.domain, node.input[1:] = "Clip", "", list(named)
+                nodes += [
+                    statistics.constant(key, np.array(v, np.float32)) for key, v in named.items()
+                ]
+        nodes.append(node)
+    statistics.replace_nodes(proto, nodes)
 
 
 def currents_of(proto: onnx.ModelProto, neurons: Mapping[str, Neuron]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from onnx import helper
 from graphpass import populations
 from graphpass.calibration import statistics
 from graphpass.calibration.measuring import Measuring, count
+from graphpass.calibration.reference import spell_clips
 from graphpass.model import Model, copied, to_proto
 from graphpass.passes.spread_skips import SpreadSkips
 from graphpass.timeflow import TimeFlow
@@ -109,6 +110,7 @@ def _size(found: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
 def _exact_net(model: Model, names: Collection[str], flow: TimeFlow) -> onnx.ModelProto:
     """Stage 1, and the moments of every activation."""
     proto = to_proto(model)
+    spell_clips(proto, model.opset)
     nodes = [
         node
         for name in names
@@ -128,6 +130,7 @@ def _rounding_net(model: Model, channels: Mapping[str, int], flow: TimeFlow) -> 
     apart = copied(model)
     SpreadSkips([populations.skip_name(name) for name in channels], channels)(apart)
     proto = to_proto(apart)
+    spell_clips(proto, model.opset)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         name = node.output[0] if node.output else ""
