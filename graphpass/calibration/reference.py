@@ -70,10 +70,15 @@ def spell_clips(proto: onnx.ModelProto, opset: int) -> None:
     """ONNX's own Clip where one threshold serves all channels: it can be fused with a layer."""
     if opset < _CLIP_INPUTS:
         return
-    constants = {constant.name: constant for constant in proto.graph.initializer}
+    constants = {
+        constant.name: constant
+        for constant in proto.graph.initializer
+        if constant.data_location != onnx.TensorProto.EXTERNAL  # larger than any one threshold
+    }
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        if node.domain == dialect.DOMAIN and node.op_type == dialect.CLIP_RELU:
+        clips = node.domain == dialect.DOMAIN and node.op_type == dialect.CLIP_RELU
+        if clips and node.input[1] in constants:
             threshold = onnx.numpy_helper.to_array(constants[node.input[1]])
             if np.ptp(threshold) == 0:
                 bounds = {"lowest": 0.0, "highest": threshold.flat[0]}

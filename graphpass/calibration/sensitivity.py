@@ -160,13 +160,14 @@ def _gated(name: str, rank: int, channel_axis: int | None) -> onnx.NodeProto:
         helper.make_node("Mul", [f"{name}/whole", step], [f"{name}/rounded"]),
     ]
     kept = [helper.make_node("Identity", [exact], [f"{name}/kept"])]
-    branches = {
-        branch: helper.make_graph(
-            nodes,
-            branch,
-            [],
-            [helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)],
-        )
-        for branch, nodes in (("then_branch", rounded), ("else_branch", kept))
-    }
-    return helper.make_node("If", [_gate(name)], [name], **branches)
+    return helper.make_node(
+        *("If", [_gate(name)], [name]),
+        then_branch=_branch("rounded", rounded),
+        else_branch=_branch("kept", kept),
+    )
+
+
+def _branch(name: str, nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
+    (output,) = nodes[-1].output
+    value = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, name, [], [value])
