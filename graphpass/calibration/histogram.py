@@ -19,11 +19,11 @@ class Histogram:
 
     Attributes:
         bound: float64 ``[C]``: upper end of the last bin; larger values are counted there.
-        counts: ``[C, BINS]``, whole numbers; float64 where they are expected ones.
+        counts: int64 ``[C, BINS]``; float64 where they are expected ones.
     """
 
     bound: NDArray[np.float64]
-    counts: NDArray[np.integer[Any]] | NDArray[np.float64]
+    counts: NDArray[np.int64] | NDArray[np.float64]
 
     def merge(self, other: Histogram) -> Histogram:
         """What both have seen. Counts are whole numbers, so the order does not matter."""
@@ -61,4 +61,4 @@ class Tally:
 
     def histogram(self) -> Histogram:
         """Of all that was added so far."""
-        return Histogram(self._bound, self._counts.reshape(-1, BINS).copy())
+        return Histogram(self._bound, self._counts.reshape(-1, BINS).astype(np.int64))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnx.numpy_helper
+from numpy.typing import NDArray
 
-from graphpass import dialect
+from graphpass import dialect, large_weights
 from graphpass.calibration import statistics
 from graphpass.model import Model, to_proto
 from graphpass.neurons import Neuron
@@ -70,25 +70,21 @@ def spell_clips(proto: onnx.ModelProto, opset: int) -> None:
     """ONNX's own Clip where one threshold serves all channels: it can be fused with a layer."""
     if opset < _CLIP_INPUTS:
         return
-    constants = {
-        constant.name: constant
-        for constant in proto.graph.initializer
-        if constant.data_location != onnx.TensorProto.EXTERNAL  # larger than any one threshold
-    }
+    constants = {constant.name: constant for constant in proto.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        clips = node.domain == dialect.DOMAIN and node.op_type == dialect.CLIP_RELU
-        if clips and node.input[1] in constants:
-            threshold = onnx.numpy_helper.to_array(constants[node.input[1]])
-            if np.ptp(threshold) == 0:
-                bounds = {"lowest": 0.0, "highest": threshold.flat[0]}
-                named = {f"{node.output[0]}/{key}": value for key, value in bounds.items()}
-                node.op_type, node.domain, node.input[1:] = "Clip", "", list(named)
-                nodes += [
-                    statistics.constant(key, np.array(v, np.float32)) for key, v in named.items()
-                ]
+        if node.domain == dialect.DOMAIN and node.op_type == dialect.CLIP_RELU:
+            nodes += _as_clip(node, large_weights.array_of(constants[node.input[1]]))
         nodes.append(node)
     statistics.replace_nodes(proto, nodes)
+
+
+def _as_clip(node: onnx.NodeProto, threshold: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    if np.ptp(threshold) > 0:
+        return []
+    bounds = {f"{node.output[0]}/lowest": 0.0, f"{node.output[0]}/highest": threshold.flat[0]}
+    node.op_type, node.domain, node.input[1:] = "Clip", "", list(bounds)
+    return [statistics.constant(key, np.array(v, np.float32)) for key, v in bounds.items()]
 
 
 def currents_of(proto: onnx.ModelProto, neurons: Mapping[str, Neuron]) -> dict[str, str]:

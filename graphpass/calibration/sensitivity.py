@@ -58,11 +58,11 @@ def measure_sensitivities(
     off |= {_step(name): np.ones(count, np.float32) for name, count in channels.items()}
     errors, scale = dict.fromkeys(names, 0.0), 0.0
     for feeds in _few(measuring, len(names)):
-        found = exact.run(feeds, [*outputs, *moments])
+        closed, found = feeds | off, exact.run(feeds, [*outputs, *moments])
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
             for name in names:
                 on = {_gate(name): np.array(True), _step(name): _size(found, name)}
-                rounded = rounding.run({**feeds, **off, **on}, outputs)
+                rounded = rounding.run(closed | on, outputs)
                 errors[name] += sum(squared_error(rounded[key], found[key]) for key in outputs)
             scale += sum(energy(found[key]) for key in outputs)
     known = bool(np.isfinite([scale, *errors.values()]).all())

@@ -48,15 +48,17 @@ def unusable(threshold: NDArray[np.float32]) -> str | None:
 def inputs(model: Model, neuron: Neuron, current: gs.Tensor) -> list[gs.Tensor]:
     """x, threshold, shift, amplitude and levels: the inputs every neuron function starts with."""
     rank = len(current.shape)
-    vectors = {
+    arrays = {
         "threshold": neuron.threshold,
         "shift": neuron.shift,
         "amplitude": neuron.amplitude,
+        "levels": np.array(neuron.levels, np.float32),
     }
-    arrays = {key: beside(array, rank, neuron.channel_axis) for key, array in vectors.items()}
-    arrays["levels"] = np.array(neuron.levels, np.float32)
-    named = {f"{neuron.name}/{key}": array for key, array in arrays.items()}
-    return [current, *editing.constants(model, named)]
+    shaped = {
+        f"{neuron.name}/{key}": beside(array, rank, neuron.channel_axis)
+        for key, array in arrays.items()
+    }
+    return [current, *editing.constants(model, shaped)]
 
 
 def outputs(neuron: Neuron, output: gs.Tensor) -> list[gs.Tensor]:
