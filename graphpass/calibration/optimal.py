@@ -11,7 +11,7 @@
    recorded, thresholds leave room for larger ones (`tails`), beyond the maximum; where the
    network itself bounds them, channels that fired rarely follow their layer (`shrinkage`).
 3. The spiking net matches the mean and spread of every current to the reference, layer after
-   layer inside one graph (`matching`), on at most some dozens of the batches, those of the
+   layer inside one graph (`matching`), on ten to nineteen of the batches, those of the
    trials among them; averages over batches are frozen into threshold and shift.
 """
 

@@ -27,7 +27,7 @@ from graphpass.neurons import Neuron
 
 # Of at least so many batches moments are kept, where there are so many, and of less than twice
 # as many: neither memory nor matching grow with the data.
-_PAIRED = 16
+_PAIRED = 10
 
 
 @dataclass(frozen=True, eq=False)
