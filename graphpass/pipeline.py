@@ -135,8 +135,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
             population: neurons for each value, 1 to 16, where more of them help most for
                 what they cost (`graphpass.populations`): over residual connections, and in
                 layers whose rounding reaches the output (measured, where there is data), up
-                to a fifth more synaptic operations. 3 by default, 1 with ``paper`` and
-                ``none``.
+                to a quarter more synaptic operations for each neuron beyond the first. 3 by
+                default, 1 with ``paper`` and ``none``.
             first_activation: ``analog`` or ``spiking``.
             keep: names of activations that stay analog.
             rounded_currents: of quantised networks, what becomes of currents that are
