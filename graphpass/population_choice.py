@@ -2,8 +2,8 @@
 
 What rounding costs at the output, and what a spike sets off, both differ between layers by
 orders of magnitude. Over connections that skip layers spikes set off next to nothing: these
-always get populations. The others share so much more work, a quarter for each neuron that a
-value may have beyond the first: more neurons help little where most layers cannot have them.
+always get populations. The others share a quarter more work for each neuron that a value may
+have beyond the first: larger populations would not help where most layers can have none.
 The squared error of rounding is proportional to 1/n^2 for n neurons, so that a second one
 removes 3/4 of it, a third one 5/36.
 """
