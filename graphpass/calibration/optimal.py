@@ -11,8 +11,9 @@
    recorded, thresholds leave room for larger ones (`tails`), beyond the maximum; where the
    network itself bounds them, channels that fired rarely follow their layer (`shrinkage`).
 3. The spiking net matches the mean and spread of every current to the reference, layer after
-   layer inside one graph (`matching`), on ten to nineteen of the batches, those of the
-   trials among them; averages over batches are frozen into threshold and shift.
+   layer inside one graph (`matching`), on ten to nineteen of the batches, more where they are
+   small, those of the trials among them; averages over batches are frozen into threshold and
+   shift.
 """
 
 from __future__ import annotations

@@ -25,9 +25,11 @@ from graphpass.calibration.sampling import first_readers, fraction, sample, samp
 from graphpass.model import Model
 from graphpass.neurons import Neuron
 
-# Of at least so many batches moments are kept, where there are so many, and of less than twice
-# as many: neither memory nor matching grow with the data.
+# Of at least so many batches, and of batches with at least so many samples, moments are kept,
+# where there are so many, and of less than twice as many: neither memory nor matching grow with
+# the data.
 _PAIRED = 10
+_PAIRED_SAMPLES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,12 @@ class Recording:
     samples: int = 0
 
     @property
+    def has_enough(self) -> bool:
+        """Are there twice as many paired batches as there must be, and samples in them?"""
+        samples = sum(self.sizes.values())
+        return len(self.paired) >= 2 * _PAIRED and samples >= 2 * _PAIRED_SAMPLES
+
+    @property
     def kept(self) -> int:
         """Samples in the trials."""
         return sum(self.sizes[number] for number in self.trials)
@@ -94,7 +102,7 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
         found = session.run(feeds, [*outputs, *names])
         for name, tally in tallies.items():
             tally.add(found[sample_name(name)], neurons[name].channel_axis)
-        if index % stride == 0 and len(result.paired) < 2 * _PAIRED:
+        if index % stride == 0 and not result.has_enough:
             moments = {name: statistics.moments_in(found, first) for name, first in readers.items()}
             result.paired[index], result.sizes[index] = moments, count(feeds)
             if result.kept < keep:
@@ -107,7 +115,9 @@ def record(model: Model, measuring: Measuring, keep: int) -> Recording:
 
 def _stride(samples: int | None, batch: int) -> int:
     """Every how many batches one is kept."""
-    return 1 if samples is None else max(1, math.ceil(samples / batch) // _PAIRED)
+    if samples is None:
+        return 1
+    return max(1, min(math.ceil(samples / batch) // _PAIRED, samples // _PAIRED_SAMPLES))
 
 
 def _recording_net(
