@@ -27,6 +27,7 @@ from graphpass.plan import Plan
 from graphpass.running import open_session
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, OptionError, OutputError
+from graphpass_runtime.feeds import batch_inputs
 from graphpass_runtime.model_data import PathLike, find_preprocess, open_model_data
 from graphpass_runtime.neuron import LARGEST_T
 from graphpass_runtime.session import Session
@@ -175,7 +176,9 @@ class ConversionRun:
                 chosen.samples,
             )
             check_fed(self._model, self._data)
-            self._fixed_batch = session.batch
+            batched, self._fixed_batch = batch_inputs(session.inputs)
+            if self._fixed_batch is None:
+                self._data = self._data.merged(batched)
         rule = RULES.get(chosen.calibrate, RULES["paper"])
         wanted_batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
         batch = self._fixed_batch or wanted_batch

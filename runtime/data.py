@@ -5,24 +5,24 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graphpass_runtime.batch import Batch, joined
 from graphpass_runtime.datasets import (
     ArraySource,
     FolderSource,
     ImageArraySource,
     Indices,
-    Labels,
     Source,
     check_finite,
     checked_labels,
 )
 from graphpass_runtime.errors import DataError, OptionError
-from graphpass_runtime.feeds import Array, TensorSpec, batch_inputs, check_feed
+from graphpass_runtime.feeds import TensorSpec, batch_inputs, check_feed
 from graphpass_runtime.npz import NpzFile
 from graphpass_runtime.preprocess import Preprocess
 
@@ -30,19 +30,6 @@ __all__ = ["Batch", "Dataset", "open_data"]
 
 _LABELS = "labels"
 _PYTHON = "data"  # what data from Python is called in an error
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some samples.
-
-    Attributes:
-        feeds: an array for every input of the model.
-        labels: int64 class indices ``[N]``, None for unlabelled data.
-    """
-
-    feeds: dict[str, Array]
-    labels: Labels | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +85,22 @@ class Dataset:
         Of an iterable without a length, the first ones; a generator stays as it is.
         """
         return self if self._thin is None else self._thin(samples)
+
+    def merged(self, batched: Collection[str]) -> Dataset:
+        """The same samples; small batches of an iterable are joined, up to the size asked for.
+
+        Args:
+            batched: the inputs that have samples on axis 0. Batches are joined only where
+                these differ in nothing but length, and the others in nothing.
+        """
+        if self._choose is not None or not batched:
+            return self
+        thin = self._thin
+        return replace(
+            self,
+            _read=lambda size: joined(self._read(size), batched, size),
+            _thin=None if thin is None else lambda fewer: thin(fewer).merged(batched),
+        )
 
     def hold_out(self, every: int) -> tuple[Dataset, Dataset]:
         """Split the samples: all but each `every`-th one, and these.

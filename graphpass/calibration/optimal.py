@@ -125,7 +125,8 @@ def best_blend(
 ) -> tuple[Judged, dict[float, float]]:
     """The blend that errs least on the trials, and how much each errs.
 
-    The error falls towards the best blend and rises behind it: where it rises, the trials end.
+    The error falls towards the best blend and rises behind it: where it falls no more, the
+    trials end.
     """
     errors: dict[float, float] = {}
     best = Judged({})
@@ -134,7 +135,7 @@ def best_blend(
         found = _judge(blend, with_thresholds(seen, blended(shares, blend)), seen, matcher)
         errors[blend] = found.error
         advance(seen.kept)
-        if found.error > best.error:
+        if math.isfinite(best.error) and found.error >= best.error:
             break
         best = found
     advance((len(BLENDS) - len(errors)) * seen.kept)
