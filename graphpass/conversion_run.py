@@ -28,6 +28,7 @@ from graphpass.running import open_session
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, OptionError, OutputError
 from graphpass_runtime.feeds import batch_inputs
+from graphpass_runtime.independence import samples_are_independent
 from graphpass_runtime.model_data import PathLike, find_preprocess, open_model_data
 from graphpass_runtime.neuron import LARGEST_T
 from graphpass_runtime.session import Session
@@ -167,7 +168,8 @@ class ConversionRun:
                 remedy="give --data" + ("" if names else self._without_data()),
             )
         if self._data is None:
-            session = self._open_session(to_proto(self._model))
+            proto = to_proto(self._model)
+            session = self._open_session(proto)
             self._data = open_model_data(
                 chosen.data,
                 session.inputs,
@@ -178,7 +180,9 @@ class ConversionRun:
             check_fed(self._model, self._data)
             batched, self._fixed_batch = batch_inputs(session.inputs)
             if self._fixed_batch is None:
-                self._data = self._data.merged(batched)
+                again = partial(self._open_session, proto)
+                may_join = partial(samples_are_independent, again)
+                self._data = self._data.merged(batched, may_join)
         rule = RULES.get(chosen.calibrate, RULES["paper"])
         wanted_batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
         batch = self._fixed_batch or wanted_batch

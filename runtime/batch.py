@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,12 @@ class Batch:
     labels: Labels | None
 
 
-def joined(batches: Iterator[Batch], batched: Collection[str], size: int) -> Iterator[Batch]:
+def joined(
+    batches: Iterator[Batch],
+    batched: Collection[str],
+    size: int,
+    may_join: Callable[[Batch, Batch, Batch], bool],
+) -> Iterator[Batch]:
     """Put batches together, as many at a time as fit into one of a size.
 
     Args:
@@ -32,12 +37,18 @@ def joined(batches: Iterator[Batch], batched: Collection[str], size: int) -> Ite
         batched: the inputs that have samples on axis 0. Only batches that differ there in
             nothing but length, and in the other inputs in nothing, are joined.
         size: samples; a batch that is larger stays as it is.
+        may_join: asked once, with the first two batches that could be joined, and with both
+            as one: if not, all batches stay as they are.
     """
     waiting: list[Batch] = []
     count = 0
+    allowed: bool | None = None
     for batch in batches:
         length = max(len(batch.feeds[name]) for name in batched)
-        if waiting and (count + length > size or not _alike(waiting[0], batch, batched)):
+        fits = bool(waiting) and count + length <= size and _alike(waiting[0], batch, batched)
+        if fits and allowed is None:
+            allowed = may_join(waiting[0], batch, _one([waiting[0], batch], batched))
+        if waiting and not (fits and allowed):
             yield _one(waiting, batched)
             waiting, count = [], 0
         waiting.append(batch)

@@ -86,20 +86,24 @@ class Dataset:
         """
         return self if self._thin is None else self._thin(samples)
 
-    def merged(self, batched: Collection[str]) -> Dataset:
+    def merged(
+        self, batched: Collection[str], may_join: Callable[[Batch, Batch, Batch], bool]
+    ) -> Dataset:
         """The same samples; small batches of an iterable are joined, up to the size asked for.
 
         Args:
             batched: the inputs that have samples on axis 0. Batches are joined only where
                 these differ in nothing but length, and the others in nothing.
+            may_join: whether the first two such batches may, given them and both as one;
+                if not, none are.
         """
         if self._choose is not None or not batched:
             return self
         thin = self._thin
         return replace(
             self,
-            _read=lambda size: joined(self._read(size), batched, size),
-            _thin=None if thin is None else lambda fewer: thin(fewer).merged(batched),
+            _read=lambda size: joined(self._read(size), batched, size, may_join),
+            _thin=None if thin is None else lambda fewer: thin(fewer).merged(batched, may_join),
         )
 
     def hold_out(self, every: int) -> tuple[Dataset, Dataset]:

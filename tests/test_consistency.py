@@ -19,7 +19,8 @@ CNN = digits_model_path("digits_cnn")
 @pytest.fixture(scope="module")
 def stage_files(digits_npz, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
-    convert(CNN, folder / "snn.onnx", steps=4, data=digits_npz[0], stages=folder, form="counts")
+    options = {"data": digits_npz[0], "form": "counts", "population": 1}
+    convert(CNN, folder / "snn.onnx", steps=4, stages=folder, **options)
     return folder
 
 

@@ -74,9 +74,10 @@ def test_summary_says_what_was_chosen_and_what_it_cost(batches, tmp_path):
     assert summary["passes"] == round((640 + trials + matched - 64) / 640, 2)
 
 
-def test_trials_end_where_the_error_rises(monkeypatch):
+@pytest.mark.parametrize("last", [0.4, 0.3])
+def test_trials_end_where_the_error_falls_no_more(last, monkeypatch):
     tried = []
-    shares = {0.0: np.inf, 0.125: 0.3, 0.25: 0.3, 0.5: 0.4, 1.0: 0.1}
+    shares = {0.0: np.inf, 0.125: 0.4, 0.25: 0.3, 0.5: last, 1.0: 0.1}
 
     class Matcher:
         def run(self, blend, feeds, wanted):

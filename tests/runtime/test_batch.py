@@ -18,13 +18,17 @@ def batch(start: int, length: int, width: int = 2, other: float = 1.0) -> Batch:
     return Batch({"x": x, "scale": np.array([other])}, rows)
 
 
+def always(_left: Batch, _right: Batch, _both: Batch) -> bool:
+    return True
+
+
 def lengths(batches: list[Batch], size: int) -> list[int]:
-    return [len(found.feeds["x"]) for found in joined(iter(batches), ["x"], size)]
+    return [len(found.feeds["x"]) for found in joined(iter(batches), ["x"], size, always)]
 
 
 def test_as_many_as_fit_and_every_sample_once():
     batches = [batch(start, 1) for start in range(7)] + [batch(7, 2), batch(9, 9), batch(18, 1)]
-    found = list(joined(iter(batches), ["x"], 4))
+    found = list(joined(iter(batches), ["x"], 4, always))
     assert [len(one.feeds["x"]) for one in found] == [4, 3, 2, 9, 1]
     rows = np.concatenate([one.feeds["x"][:, 0] for one in found])
     np.testing.assert_array_equal(rows, np.arange(19))
@@ -34,7 +38,7 @@ def test_as_many_as_fit_and_every_sample_once():
 
 def test_without_labels_there_are_none():
     plain = [Batch(batch(start, 1).feeds, None) for start in range(3)]
-    assert [one.labels for one in joined(iter(plain), ["x"], 2)] == [None, None]
+    assert [one.labels for one in joined(iter(plain), ["x"], 2, always)] == [None, None]
 
 
 def test_what_differs_stays_apart():
@@ -53,8 +57,22 @@ def test_a_generator_is_not_asked_for_more_than_a_full_batch():
             asked.append(start)
             yield batch(start, 1)
 
-    next(joined(batches(), ["x"], 2))
+    next(joined(batches(), ["x"], 2, always))
     assert asked == [0, 1]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_it_is_asked_once_with_the_first_two_that_fit(allowed):
+    asked = []
+
+    def may_join(left: Batch, right: Batch, both: Batch) -> bool:
+        asked.append([one.feeds["x"][:, 0].tolist() for one in (left, right, both)])
+        return allowed
+
+    batches = [batch(0, 4), batch(4, 1), batch(5, 2), batch(7, 1)]
+    found = list(joined(iter(batches), ["x"], 4, may_join))
+    assert [len(one.feeds["x"]) for one in found] == ([4, 4] if allowed else [4, 1, 2, 1])
+    assert asked == [[[4], [5, 6], [4, 5, 6]]]
 
 
 @pytest.mark.parametrize("calibrate", ["optimal", "paper"])
