@@ -108,7 +108,8 @@ def convert(ann: PathLike, output: PathLike, **options: Any) -> Conversion:
                 with the threshold ``gaussian``, BatchNormalizations can take its place.
             samples: use this many samples, spread evenly over the data.
             calib_batch: samples per calibration batch, by default up to 32, 10 with ``paper``,
-                which depends on it. Smaller batches of an iterable are joined, larger ones
+                which depends on it. Smaller batches of an iterable are joined if the model computes
+                every sample by itself (two are run apart and at once to see), larger ones
                 stay as they are.
             passes: how often the paper's rule goes through the data.
             preprocess: how images become inputs; by default what the model's metadata or
