@@ -44,8 +44,8 @@ def samples_are_independent(
 
 
 def _same(parts: list[Array], whole: Array) -> bool:
-    if not whole.ndim or parts[0].shape[1:] != whole.shape[1:]:
-        return False
+    if not all(array.ndim and array.shape[1:] == whole.shape[1:] for array in (whole, *parts)):
+        return False  # each found another number of boxes, say
     joined = np.concatenate(parts)
     if joined.shape != whole.shape:
         return False

@@ -20,6 +20,11 @@ ONE_CLOUD = "g (float[POINTS,3] x) => (float[1,3] y) { y = ReduceMax <axes=[0]> 
 NO_ROWS = "g (float[N,3] x) => (float y) { y = ReduceSum <keepdims=0> (x) }"
 LARGEST = "g (float[N,3] x) => (int64[N] y) { y = ArgMax <axis=1, keepdims=0> (x) }"
 LARGEST_ROW = "g (float[N,3] x) => (int64[3] y) { y = ArgMax <axis=0, keepdims=0> (x) }"
+POSITIVE_COLUMNS = (
+    "g (float[N,3] x) => (float[N,M] y) <float zero = {0}>"
+    " { least = ReduceMin <axes=[0], keepdims=0> (x) positive = Greater(least, zero)"
+    " y = Compress <axis=1> (x, positive) }"
+)
 MADE_FOR_ONE = "g (float[N,3] x) => (float[N,3] y) <int64[2] one = {1, 3}> { y = Reshape(x, one) }"
 
 
@@ -33,7 +38,7 @@ def rows(start: int, count: int) -> Batch:
     [
         *((BY_ITSELF, True), (LARGEST, True)),
         *((MIXED, False), (ONE_CLOUD, False), (NO_ROWS, False)),
-        *((LARGEST_ROW, False), (MADE_FOR_ONE, False)),
+        *((LARGEST_ROW, False), (POSITIVE_COLUMNS, False), (MADE_FOR_ONE, False)),
     ],
 )
 def test_samples_by_themselves_are_told_from_samples_that_mix(build: Build, graph, expected):
