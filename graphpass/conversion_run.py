@@ -25,6 +25,7 @@ from graphpass.model import Model, copied, save, to_proto
 from graphpass.options import Options
 from graphpass.plan import Plan
 from graphpass.running import open_session
+from graphpass_runtime.batch import Batch
 from graphpass_runtime.data import Dataset
 from graphpass_runtime.errors import DataError, OptionError, OutputError
 from graphpass_runtime.feeds import batch_inputs
@@ -47,6 +48,7 @@ class ConversionRun:
         self._options = options
         self._data: Dataset | None = None
         self._fixed_batch: int | None = None
+        self._independent: bool | None = None
         self.diagnosis: Diagnosis | None = None
         self._start: Model | None = None
 
@@ -180,9 +182,7 @@ class ConversionRun:
             check_fed(self._model, self._data)
             batched, self._fixed_batch = batch_inputs(session.inputs)
             if self._fixed_batch is None:
-                again = partial(self._open_session, proto)
-                may_join = partial(samples_are_independent, again)
-                self._data = self._data.merged(batched, may_join)
+                self._data = self._data.merged(batched, partial(self._may_join, proto))
         rule = RULES.get(chosen.calibrate, RULES["paper"])
         wanted_batch = chosen.calib_batch or rule.batch_for(stages.largest_tensor(self._model))
         batch = self._fixed_batch or wanted_batch
@@ -191,6 +191,13 @@ class ConversionRun:
             *(self._data, batch, chosen.passes, self._open_session, chosen.progress, training),
             batch_fixed=self._fixed_batch is not None,
         )
+
+    def _may_join(self, net: onnx.ModelProto, *batches: Batch) -> bool:
+        """Asked in every pass over the data, answered once."""
+        if self._independent is None:
+            opened = partial(self._open_session, net)
+            self._independent = samples_are_independent(opened, *batches)
+        return self._independent
 
     def _without_data(self) -> str:
         """What else there is where no threshold is missing."""

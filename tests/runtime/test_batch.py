@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from graphpass import convert
+from graphpass import conversion_run, convert
 from graphpass_models.digits import INPUT_NAME, digits_model_path, load_digits
 from graphpass_runtime.batch import Batch, joined
 
@@ -89,3 +89,18 @@ def test_images_one_by_one_give_the_network_of_whole_batches(tmp_path, calibrate
             **{"steps": 4, "data": data, "calib_batch": 32, "calibrate": calibrate, "threads": 1},
         )
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_conversion_finds_out_once_whether_it_may_join(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    asked = []
+    found_out = conversion_run.samples_are_independent
+
+    def counting(*arguments):
+        asked.append(found_out(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(conversion_run, "samples_are_independent", counting)
+    data = [{INPUT_NAME: part} for part in np.split(load_digits().train_images[:16], 16)]
+    convert(digits_model_path(), tmp_path / "snn.onnx", steps=4, data=data)
+    assert asked == [True]
